@@ -1,0 +1,1 @@
+"""Scores on the scan's own grid, and the pictures that show them."""

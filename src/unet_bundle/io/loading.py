@@ -1,0 +1,101 @@
+"""MONAI's loading transform with our readers behind it and no others."""
+
+import copy
+from collections.abc import Hashable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import monai.transforms
+import numpy as np
+from monai.config import DtypeLike
+from monai.data import ImageReader
+
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.io.readers import NiftiReader
+
+READERS: tuple[type[ImageReader], ...] = (NiftiReader,)
+"""One reader for each family of formats, asked in this order whether a file is theirs."""
+
+READ_FORMATS = "NIfTI (.nii, .nii.gz)"
+"""What `READERS` read, for messages."""
+
+
+class LoadImaged(monai.transforms.LoadImaged):
+    """Read scans and label maps, channel first, or refuse them with one sentence.
+
+    The class has the name of MONAI's and passes for it, since hosts look for it. MONAI's keeps its default readers
+    behind the one it is given, so that a file which one reader refuses is read, wrongly perhaps, by another; here
+    nothing stands behind.
+    Keys of the dictionary other than `keys` pass through untouched.
+
+    Args:
+        keys: keys of the file paths to replace by images. A list of paths is stacked as channels.
+        channels: channel count that the model needs, one for all keys or one for each (None: any); another is refused.
+        dtype: type of the voxels, as MONAI's.
+        ensure_channel_first: must be True; stands here because MONAI's configs name it.
+        allow_missing_keys: whether a dictionary without one of the keys is accepted.
+
+    Raises:
+        ConfigError: if `ensure_channel_first` is false, or there is not one channel count for each key.
+        InputError: when called, if a file is refused: see `unet_bundle.io.readers`.
+
+    Example:
+        >>> load = LoadImaged(keys="image", channels=1)
+        >>> load({"image": "liver_004.nii.gz"})["image"].shape  # doctest: +SKIP
+        torch.Size([1, 512, 512, 120])
+    """
+
+    def __init__(
+        self,
+        keys: str | Sequence[str],
+        channels: int | Sequence[int | None] | None = None,
+        dtype: DtypeLike = np.float32,
+        ensure_channel_first: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        if not ensure_channel_first:
+            raise ConfigError("LoadImaged always puts channels first: leave ensure_channel_first out")
+        super().__init__(keys, dtype=dtype, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
+        self._loader = _StrictLoadImage(dtype)
+        self.channels = [channels] * len(self.keys) if channels is None or isinstance(channels, int) else list(channels)
+        if len(self.channels) != len(self.keys):
+            raise ConfigError(
+                f"LoadImaged has {len(self.keys)} keys but {len(self.channels)} channel counts: give one a key"
+            )
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        """Replace each path by its image, a `MetaTensor` of shape [channels, *spatial]."""
+        loaded: dict[Hashable, Any] = super().__call__(data, reader)
+        for key, channels in self.key_iterator(loaded, self.channels):
+            found = loaded[key].shape[0]
+            if channels is not None and found != channels:
+                raise InputError(
+                    f"{_base_name(data[key])} has {found} channel{'' if found == 1 else 's'}, "
+                    f"the model needs {channels}: give a scan like those the model was trained on"
+                )
+        return loaded
+
+
+class _StrictLoadImage(monai.transforms.LoadImage):
+    """`LoadImage` that picks the reader by the file's name and lets the reader's refusal through."""
+
+    def __init__(self, dtype: DtypeLike) -> None:
+        super().__init__(dtype=dtype, ensure_channel_first=True)
+        self.readers = [reader() for reader in READERS]
+
+    def __call__(self, filename: Any, reader: ImageReader | None = None) -> Any:
+        if reader is None:
+            # A copy: readers keep the file name from `read` to `get_data`, and a caching data set loads in threads.
+            reader = next(
+                (copy.copy(candidate) for candidate in self.readers if candidate.verify_suffix(filename)), None
+            )
+        if reader is None:
+            raise InputError(f"{_base_name(filename)} is in no format that is read: convert it to {READ_FORMATS}")
+        return super().__call__(filename, reader)
+
+
+def _base_name(filename: Any) -> str:
+    """Base name of a path, or of the first of several: what messages may show of it."""
+    first = filename[0] if isinstance(filename, (list, tuple)) and filename else filename
+    return Path(first).name if isinstance(first, (str, PathLike)) else repr(type(first).__name__)

@@ -1,0 +1,255 @@
+"""MONAI's saving transform, writing label maps on exactly the grid of the scan they belong to."""
+
+import gzip
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import monai.transforms
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data import MetaTensor, NibabelWriter
+
+from unet_bundle.errors import ConfigError
+from unet_bundle.geometry import Affine, grid_difference
+from unet_bundle.io.layouts import case_name
+from unet_bundle.io.readers import SPATIAL_AXES
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".nii.gz"
+_GEOMETRY_FIELDS = (
+    *("qform_code", "sform_code", "xyzt_units"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+"""Header fields that, with the pixel sizes, say where the voxels are: the same in NIfTI-1 and NIfTI-2."""
+
+_NIFTI2_HEADER = 540
+_SCANNER = 1
+
+
+def output_name(image_path: str | Path, output_postfix: str = "seg") -> str:
+    """File name of the label map of a scan: ``"liver_004.nii"`` gives ``"liver_004_seg.nii.gz"``."""
+    return f"{case_name(image_path)}{f'_{output_postfix}' if output_postfix else ''}{SUFFIX}"
+
+
+class NiftiWriter(NibabelWriter):
+    """Write a label map with the input file's own geometry fields, bit for bit.
+
+    Shape, affine, sform and qform with their codes, units and the NIfTI version are the input's; an image made in
+    memory, without these fields, gets a sform from its affine (and the qform, where one can express it). Nothing is
+    resampled.
+
+    Args:
+        output_dtype: integer type of the voxels.
+    """
+
+    def __init__(self, output_dtype: npt.DTypeLike = np.uint8) -> None:
+        self.label_dtype = np.dtype(output_dtype)
+        super().__init__(output_dtype=self.label_dtype)
+        self.header: Any = None
+
+    def set_data_array(
+        self,
+        data_array: Any,
+        channel_dim: int | None = 0,
+        squeeze_end_dims: bool = True,  # noqa: ARG002 - MONAI's signature
+        **_kwargs: Any,
+    ) -> None:
+        """Take the label map.
+
+        Args:
+            data_array: tensor or array of whole numbers; shape [1, *spatial], or [*spatial] if `channel_dim` is None.
+            channel_dim: axis of the single channel.
+            squeeze_end_dims: accepted for MONAI; the input file's shape decides.
+
+        Raises:
+            ConfigError: if there are several channels, or values that are no whole numbers or do not fit the type.
+        """
+        values = _as_numpy(data_array)
+        if channel_dim is not None:
+            if values.shape[channel_dim] != 1:
+                raise ConfigError(
+                    f"a label map has 1 channel, got {values.shape[channel_dim]}: "
+                    "put AsDiscreted(argmax=True) before SaveImaged"
+                )
+            values = values.squeeze(channel_dim)
+        self.data_obj = _as_labels(values, self.label_dtype)
+
+    def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = False, **_options: Any) -> None:  # noqa: ARG002
+        """Take the grid of the input file from the metadata of its `MetaTensor`.
+
+        Args:
+            meta_dict: metadata as `LoadImaged` leaves them and MONAI's transforms carry them on.
+            resample: accepted for MONAI; nothing is resampled.
+
+        Raises:
+            ConfigError: if the label map is not on the input's grid.
+        """
+        meta = {key: _on_cpu(value) for key, value in (meta_dict or {}).items()}
+        if "original_affine" in meta and ("dim" in meta or "spatial_shape" in meta):
+            self._check_grid(meta)
+        has_header = all(field in meta for field in ("dim", "pixdim", "sizeof_hdr", *_GEOMETRY_FIELDS))
+        self.header = _copied_header(meta) if has_header else _plain_header(meta, self.data_obj.shape)
+        self.data_obj = self.data_obj.reshape(self.header.get_data_shape())
+        self.affine = self.header.get_best_affine()
+
+    def write(self, filename: str | PathLike[Any], verbose: bool = False, **_obj_kwargs: Any) -> None:
+        """Write the file under a temporary name beside the final one, then rename it: nothing half-written stays."""
+        path = Path(filename)
+        header = self.header
+        header.set_data_dtype(self.label_dtype)
+        image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        contents = image_class(self.data_obj, None, header).to_bytes()
+        if path.name.lower().endswith(".gz"):
+            contents = gzip.compress(contents, compresslevel=6, mtime=0)  # no time stamp: the same bytes every time
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            temporary.write_bytes(contents)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if verbose:
+            logger.info("wrote %s", path.name)
+
+    def _check_grid(self, meta: Mapping[str, Any]) -> None:
+        shape = _input_shape(meta)[:SPATIAL_AXES]
+        difference = grid_difference(
+            self.data_obj.shape, _affine_of(meta, "affine"), shape, _affine_of(meta, "original_affine")
+        )
+        if difference:
+            name = Path(str(meta.get("filename_or_obj", "the scan"))).name
+            raise ConfigError(f"the result for {name} is not on its grid ({difference}): put Invertd before SaveImaged")
+
+
+class SaveImaged(monai.transforms.SaveImaged):
+    """Write label maps as ``<case>_<postfix>.nii.gz`` in one flat folder, on the grid of the scan.
+
+    The class has the name of MONAI's and passes for it, since hosts look for it.
+
+    Args:
+        keys: keys of the label maps, `MetaTensor` of shape [1, *spatial], inverted to the scan's grid.
+        output_dir: folder, made if missing.
+        output_postfix: appended to the case's name after an underscore.
+        dtype: ``"uint8"``, or ``"uint16"`` for more than 256 classes.
+        allow_missing_keys: whether a dictionary without one of the keys is accepted.
+
+    Raises:
+        ConfigError: if `dtype` is another, or when called: if the label map is not on the scan's grid, has several
+            channels, or values that do not fit the type, or the file would replace the scan itself.
+    """
+
+    def __init__(
+        self,
+        keys: str | Sequence[str],
+        output_dir: str | Path,
+        output_postfix: str = "seg",
+        dtype: npt.DTypeLike = np.uint8,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        if np.dtype(dtype) not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+            raise ConfigError(f"SaveImaged has dtype {np.dtype(dtype)}: label maps are uint8 or uint16")
+        super().__init__(keys, output_dir=str(output_dir), allow_missing_keys=allow_missing_keys)
+        self.saver = _StrictSaveImage(str(output_dir), output_postfix, np.dtype(dtype))
+
+
+class _StrictSaveImage(monai.transforms.SaveImage):
+    """`SaveImage` with one writer, whose refusal is let through."""
+
+    def __init__(self, output_dir: str, output_postfix: str, dtype: np.dtype[Any]) -> None:
+        super().__init__(
+            output_dir=output_dir,
+            output_postfix=output_postfix,
+            output_dtype=dtype,
+            resample=False,
+            separate_folder=False,
+            writer=NiftiWriter,
+        )
+        self.output_dir, self.output_postfix, self.label_dtype = output_dir, output_postfix, dtype
+
+    def __call__(self, img: Any, meta_data: Any = None, filename: Any = None) -> Any:
+        meta = img.meta if isinstance(img, MetaTensor) else (meta_data or {})
+        source = str(meta.get("filename_or_obj", self._data_index))
+        folder = Path(self.output_dir)
+        path = Path(f"{filename}{SUFFIX}") if filename else folder / output_name(source, self.output_postfix)
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise ConfigError(f"{path.name} would replace the scan itself: give another output_dir or output_postfix")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = NiftiWriter(self.label_dtype)
+        writer.set_data_array(img)
+        writer.set_metadata(meta)
+        writer.write(path, verbose=True)
+        self._data_index += 1
+        return img
+
+
+def _on_cpu(value: Any) -> Any:
+    """Metadata as arrays and numbers: a data loader turns them into tensors."""
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _affine_of(meta: Mapping[str, Any], key: str) -> Affine:
+    """An affine of the metadata as 4x4; MONAI has 3x3 for planes."""
+    affine = np.eye(4)
+    value = np.asarray(meta[key], dtype=np.float64)
+    rank = value.shape[0] - 1
+    affine[:rank, :rank] = value[:rank, :rank]
+    affine[:rank, 3] = value[:rank, -1]
+    return affine
+
+
+def _as_numpy(values: Any) -> npt.NDArray[Any]:
+    if not isinstance(values, torch.Tensor):
+        return np.asarray(values)
+    tensor = values.detach().as_subclass(torch.Tensor).cpu()
+    return np.asarray((tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy())
+
+
+def _as_labels(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if values.size and not (values.min() >= 0 and values.max() <= np.iinfo(dtype).max):  # False for NaN, too
+        raise ConfigError(f"label values {values.min()} to {values.max()} do not fit {dtype}: set SaveImaged's dtype")
+    labels = values.astype(dtype)
+    if values.dtype.kind == "f" and not np.array_equal(labels, values):
+        raise ConfigError(
+            "a label map holds whole numbers only: take the argmax after Invertd, or set its nearest_interp"
+        )
+    return labels
+
+
+def _input_shape(meta: Mapping[str, Any]) -> tuple[int, ...]:
+    if "dim" not in meta:
+        return tuple(int(side) for side in meta["spatial_shape"])
+    dim = [int(side) for side in meta["dim"]]
+    return tuple(dim[1 : 1 + dim[0]])
+
+
+def _copied_header(meta: Mapping[str, Any]) -> Any:
+    header: Any = nib.Nifti2Header() if int(meta["sizeof_hdr"]) == _NIFTI2_HEADER else nib.Nifti1Header()
+    shape = _input_shape(meta)
+    # Singleton axes after the three of space are kept; channels of the scan are not axes of its label map.
+    header.set_data_shape(shape if all(side == 1 for side in shape[SPATIAL_AXES:]) else shape[:SPATIAL_AXES])
+    # MONAI's transforms rewrite "pixdim" as they go; the reader keeps the file's own beside it.
+    sizes = meta.get("original_pixdim", meta["pixdim"])
+    used = 1 + len(header.get_data_shape())
+    header["pixdim"][:used] = sizes[:used]
+    for field in _GEOMETRY_FIELDS:
+        header[field] = meta[field]
+    return header
+
+
+def _plain_header(meta: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
+    header: Any = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_xyzt_units("mm")
+    affine = _affine_of(meta, "affine") if "affine" in meta else np.eye(4)
+    header.set_sform(affine, code=_SCANNER)
+    header.set_qform(affine, code=_SCANNER)
+    if not np.allclose(header.get_qform(), affine, atol=1e-3):  # a quaternion cannot shear
+        header["qform_code"] = 0
+    return header

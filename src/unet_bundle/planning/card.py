@@ -1,0 +1,259 @@
+"""The task card: what a person states about a data set and no program can find out."""
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unet_bundle.errors import ConfigError, InputError
+
+BACKGROUND = "background"
+CODED_TERMS = ("category", "type", "type_modifier", "region", "region_modifier")
+"""Coded terms a label may have: the segmented property category and type of a DICOM SEG and where it lies."""
+
+TERM_KEYS = ("color", *CODED_TERMS)
+CODE_KEYS = ("value", "scheme", "meaning")
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """What a person states about a task; `load_card` fills what is left out from the data set's own description.
+
+    Attributes:
+        name: Short name of the bundle: letters, digits, ``_``, ``-`` and ``.``.
+        title: What the bundle does, in a few words.
+        description: A sentence or two for the bundle's metadata.
+        authors: Who made the bundle.
+        copyright: Copyright line of the bundle.
+        data_source: Where the scans and labels come from, with the citation asked for.
+        data_license: Terms of the scans and labels, as text.
+        modality: One entry per image channel, such as ``"MRI"`` or ``"CT"``.
+        labels: Label name to voxel value; ``background`` is 0 and the values are consecutive.
+        terms: Per label name a ``color`` ([r, g, b], 0 to 255) and coded terms ``{value, scheme, meaning}``.
+        left_right_pairs: Pairs of labels that are the left and right of one organ.
+        subject: How to find the subject in a case name (see `unet_bundle.io.splits.subject_of`); None: each case is one.
+        splits_file: An existing splits file in nnU-Net's form, instead of folds drawn here.
+        folds: Number of cross-validation folds.
+        seed: Seed of the folds and of training.
+        overrides: Values of the plan by name that take the place of the planned ones.
+        version: Version of the bundle, ``major.minor.patch``.
+        changelog: Version to what changed in it; holds `version`.
+    """
+
+    name: str
+    title: str
+    description: str
+    authors: str
+    copyright: str
+    data_source: str
+    data_license: str
+    modality: list[str]
+    labels: dict[str, int]
+    terms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_right_pairs: list[list[str]] = field(default_factory=list)
+    subject: str | None = None
+    splits_file: str | None = None
+    folds: int = 5
+    seed: int = 0
+    overrides: dict[str, Any] = field(default_factory=dict)
+    version: str = "0.1.0"
+    changelog: dict[str, str] = field(default_factory=dict)
+
+
+def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskCard:
+    """Read a task card and fill what it leaves out from ``dataset.json``.
+
+    Args:
+        path: A YAML file, or None for a data set that describes itself.
+        dataset_json: The contents of a Decathlon ``dataset.json``; may be empty where the card states everything.
+
+    Returns:
+        The checked card.
+
+    Raises:
+        ConfigError: If the card cannot be read, has an unknown key or a value that cannot be right.
+        InputError: If a needed value stands neither in the card nor in ``dataset.json``.
+    """
+    where = "dataset.json" if path is None else f"task card {Path(path).name!r}"
+    stated = {} if path is None else _read_yaml(Path(path), where)
+    known = [entry.name for entry in fields(TaskCard)]
+    _check_keys(stated, known, where)
+
+    values = _from_dataset_json(dataset_json) | {key: value for key, value in stated.items() if value is not None}
+    for key in ("name", "modality", "labels"):
+        if not values.get(key):
+            raise InputError(f"neither the task card nor dataset.json states {key!r}: add {key!r} to the task card")
+    values.setdefault("title", values["name"])
+    values.setdefault("description", values["title"])
+    values.setdefault("changelog", {values.get("version", "0.1.0"): "First plan."})
+    for key in ("authors", "copyright", "data_source", "data_license"):
+        values.setdefault(key, "not stated")
+    card = TaskCard(**values)
+    _check_types(card, where)
+    _check_labels(card.labels, where)
+    _check_terms(card, where)
+    _check_pairs(card, where)
+    _check_rest(card, where)
+    return card
+
+
+def close_match(name: str, known: Iterable[str]) -> str:
+    """`name`'s nearest spelling in `known` as a clause, or else the list of what is known."""
+    known = list(known)
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else f"known are {', '.join(known)}"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without repeated keys: PyYAML keeps the last one silently, and a label would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {key!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path, where: str) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where} cannot be read: {error}") from error
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} must hold 'key: value' lines, not {type(content).__name__}")
+    return content
+
+
+def _from_dataset_json(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Card values as a Decathlon ``dataset.json`` states them: value to name there, name to value here."""
+    values: dict[str, Any] = {}
+    texts = {"title": "name", "description": "description", "data_source": "reference", "data_license": "licence"}
+    for key, source in texts.items():
+        text = str(dataset_json.get(source) or "").strip()
+        if text:
+            values[key] = text
+    if dataset_json.get("name"):
+        values["name"] = re.sub(r"[^a-z0-9]+", "_", str(dataset_json["name"]).lower()).strip("_")
+    try:
+        modality = {int(key): str(value) for key, value in dict(dataset_json.get("modality") or {}).items()}
+        labels = {int(key): str(value) for key, value in dict(dataset_json.get("labels") or {}).items()}
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "dataset.json must give 'modality' and 'labels' as {\"0\": name, ...}: correct it or state both in a card"
+        ) from error
+    if sorted(modality) != list(range(len(modality))):
+        raise InputError(f"dataset.json numbers its modalities {sorted(modality)} instead of from 0: correct it")
+    if len(set(labels.values())) < len(labels):
+        raise InputError(f"dataset.json gives one name to several labels ({sorted(labels.values())}): name them apart")
+    if modality:
+        values["modality"] = [modality[channel] for channel in sorted(modality)]
+    if labels:
+        values["labels"] = {BACKGROUND if value == 0 else labels[value]: value for value in sorted(labels)}
+    return values
+
+
+def _check_keys(given: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
+    known = list(known)
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where} has the unknown key {key!r}: {close_match(str(key), known)}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_types(card: TaskCard, where: str) -> None:
+    texts = "name title description authors copyright data_source data_license subject splits_file version".split()
+    for key in texts:
+        value = getattr(card, key)
+        if value is None and key in ("subject", "splits_file"):
+            continue
+        if not isinstance(value, str) or not value.strip():
+            raise ConfigError(f"{where}: {key} must be text, not {value!r}: put it in quotes")
+    for key in ("terms", "overrides", "changelog", "labels"):
+        value = getattr(card, key)
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            raise ConfigError(f"{where}: {key} must be 'name: value' lines with text for names, not {value!r}")
+    if not isinstance(card.modality, list) or not all(isinstance(entry, str) for entry in card.modality):
+        raise ConfigError(f"{where}: modality must be a list with one text a channel, such as [MRI], not {card.modality!r}")
+
+
+def _check_labels(labels: Mapping[str, int], where: str) -> None:
+    for name, value in labels.items():
+        if not name.strip() or not _is_int(value):
+            raise ConfigError(f"{where}: labels must map a name to a whole number, not {name!r} to {value!r}")
+    if labels.get(BACKGROUND) != 0:
+        raise ConfigError(f"{where}: labels must hold '{BACKGROUND}: 0', they are {dict(labels)}")
+    if sorted(labels.values()) != list(range(len(labels))) or len(labels) < 2:
+        raise ConfigError(
+            f"{where}: label values must be 0, 1, 2, ... without a gap and at least one organ, not {sorted(labels.values())}"
+        )
+    seen: dict[str, str] = {}
+    for name in labels:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise ConfigError(f"{where}: labels {other!r} and {name!r} differ by case only: name them apart")
+
+
+def _check_terms(card: TaskCard, where: str) -> None:
+    for name, terms in card.terms.items():
+        if name not in card.labels:
+            raise ConfigError(f"{where}: terms are given for {name!r}, which is no label: {close_match(name, card.labels)}")
+        if not isinstance(terms, dict):
+            raise ConfigError(f"{where}: terms of {name!r} must be 'color:' and coded terms, not {terms!r}")
+        _check_keys(terms, TERM_KEYS, f"{where}, terms of {name!r}")
+        color = terms.get("color")
+        if color is not None and not (
+            isinstance(color, list) and len(color) == 3 and all(_is_int(part) and 0 <= part <= 255 for part in color)
+        ):
+            raise ConfigError(f"{where}: the color of {name!r} must be [red, green, blue] from 0 to 255, not {color!r}")
+        for key in CODED_TERMS:
+            if key in terms:
+                _check_code(terms[key], f"{where}: {key} of {name!r}")
+
+
+def _check_code(code: Any, where: str) -> None:
+    if not isinstance(code, dict) or sorted(code) != sorted(CODE_KEYS):
+        raise ConfigError(f"{where} must have exactly {', '.join(CODE_KEYS)}, not {code!r}")
+    for key in CODE_KEYS:
+        if not isinstance(code[key], str) or not code[key]:
+            raise ConfigError(f"{where}: {key} must be text, not {code[key]!r}: put it in quotes")
+
+
+def _check_pairs(card: TaskCard, where: str) -> None:
+    if not isinstance(card.left_right_pairs, list):
+        raise ConfigError(f"{where}: left_right_pairs must be a list of [left, right], not {card.left_right_pairs!r}")
+    used: set[str] = set()
+    for pair in card.left_right_pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1]):
+            raise ConfigError(f"{where}: left_right_pairs holds {pair!r}: give two label names, [left, right]")
+        for name in pair:
+            if name not in card.labels or name == BACKGROUND:
+                clause = close_match(str(name), [label for label in card.labels if label != BACKGROUND])
+                raise ConfigError(f"{where}: left_right_pairs names {name!r}, which is no label: {clause}")
+            if name in used:
+                raise ConfigError(f"{where}: left_right_pairs names {name!r} twice: a label has one counterpart")
+            used.add(name)
+
+
+def _check_rest(card: TaskCard, where: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", card.name):
+        raise ConfigError(f"{where}: name {card.name!r} may hold letters, digits, '_', '-' and '.' only")
+    if not re.fullmatch(r"\d+\.\d+\.\d+", card.version):
+        raise ConfigError(f"{where}: version {card.version!r} must be major.minor.patch, such as '0.1.0'")
+    if card.version not in card.changelog or not all(isinstance(text, str) for text in card.changelog.values()):
+        raise ConfigError(f"{where}: changelog must say in text what version {card.version!r} brought")
+    if not _is_int(card.folds) or card.folds < 2:
+        raise ConfigError(f"{where}: folds must be a whole number of at least 2, not {card.folds!r}")
+    if not _is_int(card.seed) or card.seed < 0:
+        raise ConfigError(f"{where}: seed must be a whole number of at least 0, not {card.seed!r}")

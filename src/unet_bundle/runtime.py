@@ -1,0 +1,265 @@
+"""What every run does first and last: refuse keys nobody knows, and end an error in one line.
+
+`start_run` stands in `initialize` of every config. Under ``python -m monai.bundle`` it also makes one of our errors the
+last line of the output; inside a server, a notebook or a test errors stay exceptions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from pydoc import locate
+from types import TracebackType
+from typing import Any
+
+from unet_bundle.errors import ConfigError, UnetBundleError
+
+logger = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_CASES_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+SEPARATOR = "::"
+COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
+"""Keys MONAI itself reads in a component."""
+TRACKING_KEYS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0"})
+"""Top-level values that MONAI's experiment tracking adds to a config, asked for or not used by it."""
+IGNORED_TOP_LEVEL = frozenset({"_meta_"})
+
+_WORKER_ERROR = re.compile(r"^unet_bundle\.errors\.\w+: (.+)$", re.MULTILINE)
+
+
+def start_run(config_files: Sequence[str]) -> None:
+    """Check the running workflow's keys; at the edge of a MONAI command line, also arrange for one-line errors.
+
+    Args:
+        config_files: names of the files this config is made of, in the order they are merged.
+
+    Raises:
+        ConfigError: a key is neither the bundle's own, nor an argument of its `_target_`, nor used by `@`.
+    """
+    if under_monai_command_line():
+        end_errors_in_one_line()
+    workflow = _running_workflow()
+    if workflow is not None:
+        check_keys(workflow.parser.config, _own_config(Path(workflow.config_root_path), config_files))
+
+
+# --- unknown keys -----------------------------------------------------------------------------------------------
+
+
+def check_keys(config: Any, own: Any) -> None:
+    """Refuse every key of `config` that would silently have no effect.
+
+    A key is known if the bundle's own files have it, if the `_target_` it stands in takes it as an argument, or if
+    another value refers to it by `@`.
+
+    Args:
+        config: the merged configuration of the run, with all overrides.
+        own: the bundle's own files merged, without overrides; None if they cannot be read (then only arguments of
+            components are checked).
+
+    Raises:
+        ConfigError: naming the first unknown key and the closest known one, or a value of another kind than ours.
+    """
+    references = set(_references(config))
+    for path, known, key, value in _walk(config, own, ""):
+        identifier = f"{path}{SEPARATOR}{key}" if path else key
+        if known is not None and key not in known and not _is_referred_to(identifier, references):
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {(path + SEPARATOR if path else '') + close[0]!r}?" if close else "remove it."
+            raise ConfigError(f"Unknown configuration key {identifier!r} has no effect: {hint}")
+        _check_kind(identifier, value, _child(own, identifier))
+
+
+def _walk(config: Any, own: Any, path: str) -> Iterator[tuple[str, list[str] | None, str, Any]]:
+    """Yield (path of the parent, names known there or None for any, key, value) for every key of every dictionary."""
+    if isinstance(config, dict):
+        known: list[str] | None
+        if "_target_" in config:
+            arguments = _arguments_of(config["_target_"])
+            known = None if arguments is None else [*COMPONENT_KEYS, *arguments]
+        elif isinstance(own, dict):
+            known = [*own, *(TRACKING_KEYS | IGNORED_TOP_LEVEL if not path else ())]
+        else:
+            known = None
+        for key, value in config.items():
+            if not path and key in IGNORED_TOP_LEVEL:
+                continue
+            yield path, known, str(key), value
+            child = own.get(key) if isinstance(own, dict) else None
+            yield from _walk(value, child, f"{path}{SEPARATOR}{key}" if path else str(key))
+    elif isinstance(config, list):
+        # Hosts insert handlers anywhere: items of a list are checked as components only, never by position.
+        for index, value in enumerate(config):
+            yield from _walk(value, None, f"{path}{SEPARATOR}{index}")
+
+
+def _child(own: Any, identifier: str) -> Any:
+    for key in identifier.split(SEPARATOR):
+        own = own.get(key) if isinstance(own, dict) else None
+    return own
+
+
+def _check_kind(identifier: str, value: Any, own: Any) -> None:
+    """Refuse text where the bundle has a number or a list: MONAI would fail far from the cause."""
+    is_text = isinstance(value, str) and not value.startswith(("$", "@", "%"))
+    for kind, name in ((bool, "true or false"), ((int, float), "a number"), (list, "a list")):
+        if isinstance(own, kind) and is_text:  # type: ignore[arg-type]
+            raise ConfigError(f"Configuration key {identifier!r} must be {name}, not {value!r}.")
+
+
+def _references(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        for value in config.values():
+            yield from _references(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _references(value)
+    elif isinstance(config, str) and "@" in config:
+        from monai.bundle.reference_resolver import ReferenceResolver
+
+        yield from ReferenceResolver.match_refs_pattern(ReferenceResolver.normalize_id(config))
+
+
+def _is_referred_to(identifier: str, references: set[str]) -> bool:
+    return any(r == identifier or r.startswith(identifier + SEPARATOR) for r in references)
+
+
+def _arguments_of(target: Any) -> list[str] | None:
+    """Names of the arguments `target` takes, or None if it takes any or cannot be inspected."""
+    if not isinstance(target, str) or target.startswith(("$", "@")):
+        return None
+    # Like MONAI: a bare name is one of MONAI's own components, a dotted one a module path.
+    from monai.bundle import ComponentLocator
+
+    module = ComponentLocator().get_component_module_name(target)
+    if isinstance(module, list):
+        module = module[0]
+    found: Any = getattr(importlib.import_module(module), target, None) if module else locate(target)
+    if found is None:
+        return None
+    try:
+        parameters = inspect.signature(found).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return list(parameters)
+
+
+def _running_workflow() -> Any:
+    """The MONAI ``ConfigWorkflow`` that is initialising, found on the call stack; None if there is none."""
+    from monai.bundle import ConfigWorkflow
+
+    frame = inspect.currentframe()
+    try:
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, ConfigWorkflow):
+                return owner
+            frame = frame.f_back
+    finally:
+        del frame
+    return None
+
+
+def _own_config(folder: Path, config_files: Sequence[str]) -> dict[str, Any] | None:
+    from monai.bundle import ConfigParser
+
+    paths = [folder / name for name in config_files]
+    if not all(path.is_file() for path in paths):
+        return None
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in paths])
+    return dict(parser.config)
+
+
+# --- one-line errors --------------------------------------------------------------------------------------------
+
+
+def under_monai_command_line() -> bool:
+    """Whether this process was started as ``python -m monai.bundle`` (or by torchrun with the same module)."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name in {"monai.bundle", "monai.bundle.__main__"}
+
+
+def error_message(error: BaseException | None) -> str | None:
+    """The one line of the error of ours behind `error`, or None if there is none.
+
+    Looks along the chain of causes, and into the text: a data loader's worker hands over its error as text only.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        text = str(error)
+        from_worker = _WORKER_ERROR.findall(text)
+        if from_worker:
+            return str(from_worker[-1])
+        if isinstance(error, UnetBundleError):
+            return text
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def end_errors_in_one_line() -> None:
+    """Make an uncaught error of ours the last line of the output, without a traceback, with a non-zero exit."""
+    if getattr(sys.excepthook, "__module__", None) == __name__:
+        return
+    usual = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        message = "Interrupted." if isinstance(error, KeyboardInterrupt) else error_message(error)
+        if message is None:
+            usual(kind, error, traceback)
+            return
+        sys.stdout.flush()
+        sys.stderr.write(f"Error: {message}\n")
+
+    sys.excepthook = hook
+    quiet_logs()
+
+
+def quiet_logs() -> None:
+    """Keep tracebacks of our own errors, and MONAI's dump of the data it was working on, out of the logs."""
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(f, _OneLineErrors) for f in handler.filters):
+            handler.addFilter(_OneLineErrors())
+
+
+class _OneLineErrors(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if "=== Transform input info" in text or record.name == "DataStats":
+            return False
+        if record.exc_info and error_message(record.exc_info[1]) is not None:
+            record.exc_info = record.exc_text = None
+        from_worker = _WORKER_ERROR.findall(text)
+        if from_worker:
+            record.msg, record.args = from_worker[-1], ()
+        elif "applying transform" in text and record.levelno >= logging.ERROR:
+            return False
+        return True
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a bundle.
+
+    Raises:
+        ConfigError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing: give the folder of a bundle, as `unet-bundle plan` writes it.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}.") from None

@@ -1,0 +1,287 @@
+"""Weights in files: what a run keeps to go on from, what a bundle ships, and loading either with one clear line."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import monai.handlers
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator, SupervisedEvaluator
+from monai.handlers import MeanDice
+from torch import nn
+from torch.optim import Optimizer
+
+from unet_bundle.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+LAST = "last.pt"
+BEST = "best.pt"
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network itself, out of the wrapper of distributed training."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes files."""
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
+        torch.distributed.get_rank() == 0
+    )
+
+
+def save_atomically(content: Any, path: Path) -> None:
+    """Write `content` with ``torch.save`` so that `path` is either the old file or the complete new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        torch.save(content, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, device: torch.device | str | None = "cpu") -> Any:
+    """Read a checkpoint, tensors and plain values only.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent.name}/{path.name} is missing: train the bundle first (`unet-bundle train`)."
+        ) from None
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path.parent.name}/{path.name} is not a readable checkpoint ({type(error).__name__}): restore or retrain it."
+        ) from error
+
+
+def load_weights(network: nn.Module, state: Any, name: str) -> None:
+    """Put the weights `state` into `network`.
+
+    Args:
+        network: takes the weights, converted to its own number format.
+        state: a state dict, alone or under the key ``"model"`` or ``"network"``.
+        name: what to call the checkpoint in an error.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown or of another shape.
+    """
+    for key in ("model", "network"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    expected = bare(network).state_dict()
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{name} holds no state dict of a network: give the weights this bundle was trained to.")
+    missing = [key for key in expected if key not in state]
+    unknown = [key for key in state if key not in expected]
+    misshaped = [k for k in expected if k in state and getattr(state[k], "shape", None) != expected[k].shape]
+    for keys, what in ((missing, "missing"), (unknown, "unknown to the network"), (misshaped, "of another shape")):
+        if keys:
+            raise CheckpointError(
+                f"{name} does not fit the network: {len(keys)} of {len(expected)} tensors are {what}, first {keys[0]!r};"
+                " use the network_def it was trained with."
+            )
+    bare(network).load_state_dict(state)
+
+
+class CheckpointLoader(monai.handlers.CheckpointLoader):
+    """MONAI's loader, with one line for a checkpoint that is missing, damaged or does not fit.
+
+    Args:
+        load_path: the checkpoint: a state dict, or one under ``"model"`` or ``"network"``.
+        load_dict: one entry, the network.
+        map_location: where the tensors go first.
+    """
+
+    def __init__(
+        self, load_path: str, load_dict: dict[str, nn.Module], map_location: torch.device | str | None = "cpu"
+    ) -> None:
+        super().__init__(load_path=load_path, load_dict=load_dict, map_location=map_location)
+
+    def __call__(self, _engine: Engine) -> None:
+        """Load the weights.
+
+        Raises:
+            CheckpointError: the checkpoint is missing, damaged or does not fit.
+        """
+        path = Path(self.load_path)
+        state = load_checkpoint(path, self.map_location)
+        for network in self.load_dict.values():
+            load_weights(network, state, f"{path.parent.name}/{path.name}")
+
+
+class RunCheckpoints:
+    """Keeps two files in the run's folder: the complete state to resume from, and the best weights so far.
+
+    Args:
+        network: what is trained.
+        optimizer: its state is kept too.
+        evaluator: its key metric says which weights are best.
+        folder: of the run.
+        interval: epochs between two savings; use the validation interval.
+        resume: go on from the folder's last state instead of starting anew.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        evaluator: Evaluator,
+        folder: str,
+        interval: int,
+        resume: bool = False,
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.evaluator = evaluator
+        self.folder = Path(folder)
+        self.interval = interval
+        self.resume = resume
+        self._configured_epochs = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Load when `engine` starts, save after its epochs; stands after the validation in the list of handlers."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+
+    def _start(self, engine: Engine) -> None:
+        self._configured_epochs = engine.state.max_epochs or 0
+        if self.resume:
+            self._load(engine)
+
+    def _load(self, engine: Engine) -> None:
+        path = self.folder / LAST
+        state = load_checkpoint(path, "cpu")
+        try:
+            load_weights(self.network, state["network"], f"{self.folder.name}/{LAST}")
+            self.optimizer.load_state_dict(state["optimizer"])
+            progress, configured = state["progress"], state["configured_epochs"]
+            if configured != self._configured_epochs:  # the person asks for another length now
+                progress = {**progress, "max_epochs": self._configured_epochs}
+            engine.load_state_dict(progress)
+            self.evaluator.state.best_metric = state["best_metric"]
+            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.folder.name}/{LAST} is not a run to resume ({error}): start anew without --resume."
+            ) from error
+        if engine.state.epoch >= (engine.state.max_epochs or 0):
+            raise CheckpointError(
+                f"{self.folder.name}/{LAST} has all its {engine.state.epoch} epochs: give a larger --max_epochs to go on."
+            )
+        logger.info("Resumed after epoch %d of %s.", engine.state.epoch, engine.state.max_epochs)
+
+    def _epoch_completed(self, engine: Engine) -> None:
+        if not is_main_process():
+            return
+        epoch = engine.state.epoch
+        evaluated = self.evaluator.state
+        if evaluated.best_metric_epoch == epoch:
+            save_atomically(bare(self.network).state_dict(), self.folder / BEST)
+        if epoch % self.interval == 0 or epoch == engine.state.max_epochs:
+            state = {
+                "network": bare(self.network).state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": dict(engine.state_dict()),
+                "configured_epochs": self._configured_epochs,
+                "best_metric": float(evaluated.best_metric),
+                "best_metric_epoch": int(evaluated.best_metric_epoch),
+            }
+            save_atomically(state, self.folder / LAST)
+
+
+class PublishModel:
+    """When training ends, puts its best weights into the bundle as float16, if they beat the weights that are there.
+
+    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none) the
+    last weights are published.
+
+    Args:
+        network: what was trained.
+        evaluator: the run's validation: its cases, inferer and step are used for scoring.
+        postprocessing: of that validation: predictions and labels to class indices.
+        num_classes: number of classes, background included.
+        folder: of the run, where the best weights lie.
+        path: of the bundle's weights.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        evaluator: SupervisedEvaluator,
+        postprocessing: Any,
+        num_classes: int,
+        folder: str,
+        path: str,
+    ) -> None:
+        self.network = network
+        self.evaluator = evaluator
+        self.postprocessing = postprocessing
+        self.num_classes = num_classes
+        self.folder = Path(folder)
+        self.path = Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Publish when `engine` has completed all its epochs."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Score, compare, publish."""
+        has_validation = self.evaluator.state.best_metric_epoch >= 0
+        if has_validation:
+            if self.evaluator.state.epoch != engine.state.epoch:  # the last epochs were not validated
+                self._validate_last(engine)
+            load_weights(self.network, load_checkpoint(self.folder / BEST), f"{self.folder.name}/{BEST}")
+            new, old = float(self.evaluator.state.best_metric), self._score_of_published()
+            if old is not None and old >= new:
+                logger.info("%s stays: it scores %.4f, the best of this run %.4f.", self.path.name, old, new)
+                return
+            logger.info("New %s: mean Dice %.4f%s.", self.path.name, new, "" if old is None else f", before {old:.4f}")
+        if is_main_process():
+            weights = bare(self.network).state_dict()
+            save_atomically({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, self.path)
+
+    def _validate_last(self, engine: Engine) -> None:
+        self.evaluator.run(engine.state.epoch)
+        if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process():
+            save_atomically(bare(self.network).state_dict(), self.folder / BEST)
+
+    def _score_of_published(self) -> float | None:
+        """Mean Dice of the weights in the bundle on this run's validation cases; None if there are none that fit."""
+        if not self.path.is_file():
+            return None
+        trained = {k: v.clone() for k, v in bare(self.network).state_dict().items()}
+        try:
+            load_weights(self.network, load_checkpoint(self.path), self.path.name)
+        except CheckpointError as error:
+            logger.warning("%s It is replaced.", error)
+            return None
+        scorer = SupervisedEvaluator(
+            device=self.evaluator.state.device,
+            val_data_loader=self.evaluator.data_loader,
+            network=self.network,
+            inferer=self.evaluator.inferer,
+            iteration_update=self.evaluator._process_function,  # the validation's own step
+            postprocessing=self.postprocessing,
+            key_val_metric={
+                "dice": MeanDice(
+                    include_background=False,
+                    num_classes=self.num_classes,
+                    output_transform=lambda output: ([o["pred"] for o in output], [o["label"] for o in output]),
+                )
+            },
+        )
+        try:
+            scorer.run()
+        finally:
+            load_weights(self.network, trained, "the trained network")
+        return float(scorer.state.metrics["dice"])

@@ -1,0 +1,136 @@
+"""Cases kept ready in memory, and the order and the random draws they are trained in.
+
+Randomness is a function of (seed, position in the whole training): not of what ran before, of the number of workers, or of
+whether training was interrupted. The sampler hands out (case, seed of the draw); the data set seeds its transforms with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+from collections.abc import Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from monai.data import CacheDataset
+from monai.transforms import Compose
+from torch.utils.data import DistributedSampler
+
+from unet_bundle.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CACHE_SHARE_OF_FREE_MEMORY = 0.5
+"""The share of the memory that is free when training starts which preprocessed cases may fill."""
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUP_USE = Path("/sys/fs/cgroup/memory.current")
+
+
+def free_memory_bytes() -> int:
+    """Memory this process may still take: of the machine, or of its container if that is less."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        free = min(free, int(_CGROUP_LIMIT.read_text()) - int(_CGROUP_USE.read_text()))
+    except (OSError, ValueError):  # no cgroup v2, or the limit is "max"
+        pass
+    return max(free, 0)
+
+
+class CaseDataset(CacheDataset):
+    """Cases whose deterministic transforms ran once; as many are kept as memory allows, the others are read again.
+
+    Args:
+        data: one dictionary a case, e.g. ``{"image": path, "label": path}``.
+        transform: deterministic transforms first, random ones after.
+        cache_bytes: memory the kept cases may take; None: half of what is free.
+        num_workers: threads that fill the cache.
+        progress: show a progress bar while it fills.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Compose,
+        cache_bytes: int | None = None,
+        num_workers: int = 2,
+        progress: bool = True,
+    ) -> None:
+        # Random transforms crop first and work on new tensors, so the cache needs no copy.
+        super().__init__(data=[], transform=transform, num_workers=num_workers, progress=progress, copy_cache=False)
+        self.set_num = self._cases_that_fit(data, cache_bytes)
+        self.set_data(data)
+
+    def _cases_that_fit(self, data: Sequence[dict[str, Any]], cache_bytes: int | None) -> int:
+        if not data:
+            return 0
+        budget = int(free_memory_bytes() * CACHE_SHARE_OF_FREE_MEMORY) if cache_bytes is None else cache_bytes
+        self.data = data
+        # Sizes differ from case to case: look at up to three, spread over the list, and take the largest.
+        looked_at = sorted({0, len(data) // 2, len(data) - 1})
+        largest = max(_tensor_bytes(self._load_cache_item(index)) for index in looked_at)
+        fitting = budget // max(largest, 1)
+        if fitting < len(data):
+            logger.info(
+                "%d of %d cases stay in memory (%.1f GB of %.1f GB); the others are read again each time.",
+                fitting, len(data), fitting * largest / 1e9, len(data) * largest / 1e9,
+            )  # fmt: skip
+        return min(fitting, sys.maxsize)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The case at `index`; with ``(index, seed)`` its random transforms are seeded with `seed` first."""
+        if isinstance(index, tuple):
+            index, seed = index
+            self.transform.set_random_state(seed=seed)
+        return super().__getitem__(index)
+
+
+def _tensor_bytes(item: Any) -> int:
+    values = item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
+    own = item.element_size() * item.nelement() if isinstance(item, torch.Tensor) else getattr(item, "nbytes", 0)
+    return int(own) + sum(_tensor_bytes(value) for value in values)
+
+
+class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
+    """An epoch is a fixed number of samples; over the epochs every case comes up equally often.
+
+    A subclass of ``DistributedSampler`` so that MONAI's engines tell it the epoch, and so that with several processes each
+    takes its own share of one common sequence.
+
+    Args:
+        dataset: what is sampled from; only its length is used.
+        samples_per_epoch: number of samples in an epoch, over all processes.
+        seed: of the order and of every draw.
+
+    Raises:
+        InputError: the data set is empty.
+    """
+
+    def __init__(self, dataset: Sized, samples_per_epoch: int, seed: int = 0) -> None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        super().__init__(
+            dataset,  # type: ignore[arg-type]  # torch asks for a Dataset but uses its length only
+            num_replicas=torch.distributed.get_world_size() if distributed else 1,
+            rank=torch.distributed.get_rank() if distributed else 0,
+            seed=seed,
+        )
+        if len(dataset) == 0:
+            raise InputError("There is no training case: look at dataset_dir, the fold and the splits.")
+        self.cases = len(dataset)
+        self.num_samples = -(-samples_per_epoch // self.num_replicas)
+        self.total_size = self.num_samples * self.num_replicas
+        self.epoch = 1  # engines count from 1 and call set_epoch before the first batch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        """Yield (case, seed of the draw)."""
+        first = (self.epoch - 1) * self.total_size
+        positions = range(first + self.rank, first + self.total_size, self.num_replicas)
+        for turn, group in itertools.groupby(positions, key=lambda position: position // self.cases):
+            order = np.random.RandomState([self.seed, turn]).permutation(self.cases)
+            for position in group:
+                draw = np.random.SeedSequence([self.seed, position]).generate_state(1)[0]
+                yield int(order[position % self.cases]), int(draw)

@@ -1,0 +1,131 @@
+"""What a person sees while a network trains: one line an epoch with the time left, a progress bar, curves and slices."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import monai.handlers
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from tqdm import tqdm
+
+from unet_bundle.training.checkpoints import is_main_process
+
+logger = logging.getLogger(__name__)
+
+
+class StatsHandler(monai.handlers.StatsHandler):
+    """MONAI's log of metrics, once an epoch; an error passes through without a second traceback.
+
+    Args:
+        tag_name: what the logged value is called.
+    """
+
+    def __init__(self, tag_name: str = "Loss") -> None:
+        super().__init__(iteration_log=False, tag_name=tag_name, output_transform=lambda _output: None)
+
+    def exception_raised(self, _engine: Engine, e: Exception) -> None:
+        """Hand the error on; whoever started the run reports it."""
+        raise e
+
+
+class Progress:
+    """A progress bar over the iterations of an engine, with the time left; silent where no terminal is attached.
+
+    Args:
+        description: what stands before the bar.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self._bar: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Follow `engine`."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._close_and_raise)
+
+    def _advance(self, engine: Engine) -> None:
+        total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
+        if self._bar is None:
+            self._bar = tqdm(
+                desc=self.description, total=total, initial=engine.state.iteration - 1, disable=None, leave=False
+            )
+        self._bar.total = total
+        self._bar.update()
+
+    def _close(self, _engine: Engine) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _close_and_raise(self, engine: Engine, error: Exception) -> None:
+        self._close(engine)
+        raise error
+
+
+class TrainingLog:
+    """One log line and one row of ``curves.csv`` an epoch: mean loss, learning rate, validation score, time left.
+
+    Args:
+        evaluator: its key metric is written in the epochs that were validated.
+        folder: of the run, where ``curves.csv`` goes.
+    """
+
+    COLUMNS = ("epoch", "iteration", "seconds", "loss", "learning_rate", "validation_dice")
+
+    def __init__(self, evaluator: Evaluator, folder: str) -> None:
+        self.evaluator = evaluator
+        self.path = Path(folder) / "curves.csv"
+        self._losses: list[torch.Tensor] = []
+        self._started = 0.0
+        self._first_epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Follow `engine`; stands after the validation in the list of handlers."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self._started = time.monotonic()
+        self._first_epoch = engine.state.epoch
+
+    def _collect(self, engine: Engine) -> None:
+        output = engine.state.output
+        self._losses.append((output[0] if isinstance(output, list) else output)["loss"])
+
+    def _write(self, engine: Engine) -> None:
+        loss = float(torch.stack([torch.as_tensor(value) for value in self._losses]).mean())
+        self._losses.clear()
+        if not is_main_process():
+            return
+        epoch, epochs = engine.state.epoch, engine.state.max_epochs or 0
+        seconds = time.monotonic() - self._started
+        left = seconds / max(epoch - self._first_epoch, 1) * (epochs - epoch)
+        rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]  # MONAI's trainers have one
+        score: float | str = ""
+        evaluated = self.evaluator.state
+        if evaluated.epoch == epoch and evaluated.key_metric_name in evaluated.metrics:
+            score = float(evaluated.metrics[evaluated.key_metric_name])
+        logger.info(
+            "Epoch %d/%d: loss %.4f%s, learning rate %.1e, %.0f min left.",
+            epoch, epochs, loss, f", validation Dice {score:.4f}" if score != "" else "", rate, left / 60,
+        )  # fmt: skip
+        self._append((epoch, engine.state.iteration, f"{seconds:.1f}", f"{loss:.5f}", f"{rate:.3e}", score))
+
+    def _append(self, row: tuple[Any, ...]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A new run starts the file anew; a resumed one goes on below.
+        anew = row[0] == 1 or not self.path.is_file()
+        with self.path.open("w" if anew else "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if anew:
+                writer.writerow(self.COLUMNS)
+            writer.writerow(row)

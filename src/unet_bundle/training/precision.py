@@ -1,0 +1,56 @@
+"""Which number format a network runs in, and the autocast that makes it so on any device.
+
+MONAI's engines hard-code ``torch.autocast("cuda")``, so that bfloat16 on a CPU silently stays float32; the steps of this
+package open the autocast of the device they run on.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from unet_bundle.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether `device` computes in bfloat16 itself (AVX-512 BF16 or AMX on a CPU, Ampere or later on CUDA)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return bool(supported is not None and supported())
+    return False
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype:
+    """The format to compute in.
+
+    Args:
+        precision: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: bfloat16 where the device has it,
+            float16 on an older GPU, float32 elsewhere.
+        device: the device the network runs on.
+
+    Raises:
+        ConfigError: an unknown name, or float16 on a CPU (its gradients vanish there without a scaler).
+    """
+    device = torch.device(device)
+    if precision == "auto":
+        if has_fast_bfloat16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}.")
+    if precision == "float16" and device.type != "cuda":
+        raise ConfigError("precision 'float16' needs a CUDA device: choose 'bfloat16' or 'float32'.")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """The context a forward pass runs in: autocast to `dtype`, or nothing for float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

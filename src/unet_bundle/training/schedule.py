@@ -1,0 +1,114 @@
+"""The learning rate, and the length of training, as functions of where training stands."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from torch.optim import Optimizer
+
+from unet_bundle.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+CLOSING_SHARE = 0.02
+"""Share of a time budget kept for what follows the last epoch: scoring and publishing the model."""
+
+
+class LearningRate:
+    """Linear warm-up, then a half cosine down to zero (Loshchilov and Hutter 2017, arXiv 1608.03983).
+
+    Stateless: the rate is a function of the iteration and of the length of training, so it follows whoever sets
+    ``max_epochs`` (a time budget, a MONAI Label server) and needs nothing stored to resume.
+
+    Args:
+        optimizer: every parameter group gets the rate.
+        peak: the rate after the warm-up.
+        warmup_iterations: iterations until the peak.
+    """
+
+    def __init__(self, optimizer: Optimizer, peak: float, warmup_iterations: int = 50) -> None:
+        if not peak > 0:
+            raise ConfigError(f"learning_rate must be positive, not {peak!r}.")
+        self.optimizer = optimizer
+        self.peak = peak
+        self.warmup_iterations = warmup_iterations
+
+    def attach(self, engine: Engine) -> None:
+        """Set the rate before each iteration of `engine`."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the rate for the iteration that starts."""
+        total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
+        rate = self.rate(engine.state.iteration - 1, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def rate(self, iteration: int, total: int) -> float:
+        """The rate of `iteration` (from 0) of `total`."""
+        warmup = min(self.warmup_iterations, total // 10)
+        if iteration < warmup:
+            return self.peak * (iteration + 1) / warmup
+        progress = (iteration - warmup) / max(total - warmup, 1)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class TimeBudget:
+    """Turns minutes into a number of epochs, once: after the first epoch and a first validation, both timed.
+
+    Args:
+        minutes: how long training may take in all; None leaves ``max_epochs`` as it is.
+        evaluator: the validation whose time counts too.
+        val_interval: epochs between two validations.
+    """
+
+    def __init__(self, minutes: float | None, evaluator: Evaluator, val_interval: int) -> None:
+        if minutes is not None and not minutes > 0:
+            raise ConfigError(f"max_minutes must be positive, not {minutes!r}.")
+        self.minutes = minutes
+        self.evaluator = evaluator
+        self.val_interval = val_interval
+        self._started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Measure during the first epoch of `engine`."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(once=1), self._decide)
+
+    def _start(self, _engine: Engine) -> None:
+        self._started = time.monotonic()
+
+    def _decide(self, engine: Engine) -> None:
+        epoch_seconds = time.monotonic() - self._started
+        # A first validation now finds out early what would otherwise fail late.
+        self.evaluator.run(engine.state.epoch)
+        validation_seconds = time.monotonic() - self._started - epoch_seconds
+        if self.minutes is not None:
+            engine.state.max_epochs = epochs_that_fit(
+                self.minutes * 60, epoch_seconds, validation_seconds, self.val_interval
+            )
+        logger.info(
+            "An epoch takes %.1f s, a validation %.1f s: %d epochs, about %.0f minutes in all.",
+            epoch_seconds, validation_seconds, engine.state.max_epochs,
+            (engine.state.max_epochs * (epoch_seconds + validation_seconds / self.val_interval)) / 60,
+        )  # fmt: skip
+
+
+def epochs_that_fit(budget: float, epoch: float, validation: float, val_interval: int) -> int:
+    """The number of epochs that fit into `budget` seconds, a whole number of validation intervals if at least one does.
+
+    Args:
+        budget: seconds in all, the first epoch and the first validation included.
+        epoch: seconds of an epoch.
+        validation: seconds of a validation; one follows every `val_interval` epochs and one the first epoch.
+        val_interval: epochs between two validations.
+    """
+    usable = budget * (1 - CLOSING_SHARE) - validation
+    intervals = int(usable // (val_interval * epoch + validation))
+    if intervals >= 1:
+        return intervals * val_interval
+    return max(int((usable - validation) // epoch), 1)

@@ -1,0 +1,124 @@
+"""One iteration of training and one of evaluation: the `iteration_update` of MONAI's Ignite engines.
+
+They do what ``SupervisedTrainer._iteration`` and ``SupervisedEvaluator._iteration`` do, fire the same events and fill the same
+keys, and add what those lack: reduced precision on any device, gradient clipping, a guard against losses that are not
+finite, and deep supervision.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+
+from unet_bundle.errors import UnetBundleError
+from unet_bundle.training.precision import autocast, resolve_precision
+
+logger = logging.getLogger(__name__)
+
+
+class DivergedError(UnetBundleError, ArithmeticError):
+    """Training no longer produces finite losses."""
+
+
+class TrainStep:
+    """One step of the optimiser.
+
+    Args:
+        precision: see `resolve_precision`. The forward pass runs in it; the loss, the weights and their update in float32.
+        max_gradient_norm: gradients longer than this (2-norm over all weights) are scaled down to it; None leaves them.
+        max_bad_steps: steps in a row whose loss or gradients are not finite before training stops; each is skipped with
+            a warning.
+
+    Raises:
+        DivergedError: more than `max_bad_steps` steps in a row were not finite.
+    """
+
+    def __init__(
+        self, precision: str = "auto", max_gradient_norm: float | None = 12.0, max_bad_steps: int = 10
+    ) -> None:
+        self.precision = precision
+        self.max_gradient_norm = max_gradient_norm
+        self.max_bad_steps = max_bad_steps
+        self._bad_steps = 0
+        self._scaler: torch.amp.GradScaler | None = None
+
+    def __call__(self, engine: SupervisedTrainer, batch: Any) -> dict[str, torch.Tensor]:
+        """Run one iteration; returns image, label, prediction (full resolution, logits, float32) and loss."""
+        device = engine.state.device
+        dtype = resolve_precision(self.precision, device)
+        if self._scaler is None:
+            self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        inputs, targets = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        with autocast(device, dtype):
+            outputs = engine.inferer(inputs, engine.network)
+        heads = outputs if isinstance(outputs, list | tuple) else [outputs]
+        heads = [head.float() for head in heads]
+        output = {Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: heads[0].detach()}
+        engine.state.output = output
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+
+        loss = engine.loss_function(heads if len(heads) > 1 else heads[0], targets).mean()
+        output[Keys.LOSS] = loss.detach()
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+
+        self._scaler.scale(loss).backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        self._update(engine, loss.detach())
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output  # type: ignore[no-any-return]  # a handler may have replaced it
+
+    def _update(self, engine: SupervisedTrainer, loss: torch.Tensor) -> None:
+        assert self._scaler is not None  # noqa: S101  (made in __call__, for the type checker)
+        self._scaler.unscale_(engine.optimizer)
+        limit = float("inf") if self.max_gradient_norm is None else self.max_gradient_norm
+        norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), limit)
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            self._bad_steps = 0
+            self._scaler.step(engine.optimizer)
+        elif self._scaler.is_enabled() and torch.isfinite(loss):
+            self._scaler.step(engine.optimizer)  # skips itself: the scale was too large and is halved below
+        else:
+            self._skip(engine)
+        self._scaler.update()
+
+    def _skip(self, engine: SupervisedTrainer) -> None:
+        self._bad_steps += 1
+        iteration = engine.state.iteration
+        if self._bad_steps > self.max_bad_steps:
+            raise DivergedError(
+                f"Training diverged: the loss was not finite in {self._bad_steps} steps in a row up to iteration"
+                f" {iteration}; lower --learning_rate or set --precision float32."
+            )
+        logger.warning("Iteration %d: loss or gradients are not finite, step skipped.", iteration)
+
+
+class EvaluationStep:
+    """One batch of validation or inference.
+
+    Args:
+        precision: see `resolve_precision`; the prediction handed on is float32 in any case.
+    """
+
+    def __init__(self, precision: str = "float32") -> None:
+        self.precision = precision
+
+    def __call__(self, engine: SupervisedEvaluator, batch: Any) -> dict[str, torch.Tensor]:
+        """Run one iteration; returns image, label (None for inference) and prediction (logits, float32)."""
+        device = engine.state.device
+        inputs, targets = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+        output = {Keys.IMAGE: inputs, Keys.LABEL: targets}
+        engine.state.output = output
+        with engine.mode(engine.network), autocast(device, resolve_precision(self.precision, device)):
+            prediction = engine.inferer(inputs, engine.network)
+        output[Keys.PRED] = prediction.float()
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output  # type: ignore[no-any-return]

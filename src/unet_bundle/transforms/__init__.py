@@ -1,0 +1,6 @@
+"""Dictionary transforms, one file a concept."""
+
+from unet_bundle.transforms.normalize import NormalizeChannelsd
+from unet_bundle.transforms.spacing import ResampleToSpacingd
+
+__all__ = ["NormalizeChannelsd", "ResampleToSpacingd"]

@@ -1,0 +1,97 @@
+"""Intensity normalisation, a scheme for each channel."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type
+
+from unet_bundle.errors import ConfigError, InputError
+
+MIN_STD = 1e-8
+"""Least standard deviation that is divided by, as in nnU-Net: a constant image becomes zero, not NaN."""
+
+Scheme = Mapping[str, Any]
+
+
+class NormalizeChannelsd(MapTransform):
+    """Normalise each channel by its own scheme.
+
+    - ``{"scheme": "zscore"}``: subtract the channel's mean, divide by its standard deviation, both over the whole
+      image.
+    - ``{"scheme": "ct", "lower": …, "upper": …, "mean": …, "std": …}``: clip to [lower, upper], subtract mean, divide
+      by std, all measured over the data set's foreground.
+
+    The schemes are nnU-Net's (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z).
+
+    Args:
+        keys: keys of the images, tensors of shape [channels, *spatial].
+        schemes: one for each channel.
+        allow_missing_keys: whether a dictionary without one of the keys is accepted.
+
+    Raises:
+        ConfigError: if a scheme is unknown, or a value is missing, not known to it or impossible.
+        InputError: when called, if an image has another number of channels than there are schemes.
+
+    Example:
+        >>> normalize = NormalizeChannelsd("image", schemes=[{"scheme": "zscore"}])
+        >>> normalize({"image": torch.tensor([[1.0, 2.0, 3.0]])})["image"]
+        tensor([[-1.2247,  0.0000,  1.2247]])
+    """
+
+    def __init__(self, keys: str | Sequence[str], schemes: Sequence[Scheme], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.schemes = [_checked(scheme) for scheme in schemes]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each image by its normalised one: float32, same metadata."""
+        normalized = dict(data)
+        for key in self.key_iterator(normalized):
+            image = normalized[key]
+            if image.shape[0] != len(self.schemes):
+                raise InputError(
+                    f"{_name_of(image, key)} has {image.shape[0]} channels, the model needs {len(self.schemes)}: "
+                    "give a scan like those the model was trained on"
+                )
+            voxels = torch.as_tensor(image).as_subclass(torch.Tensor).to(torch.float32)
+            channels = [
+                _SCHEMES[scheme["scheme"]](channel, scheme)
+                for channel, scheme in zip(voxels, self.schemes, strict=True)
+            ]
+            normalized[key] = convert_to_dst_type(torch.stack(channels), image, dtype=torch.float32)[0]
+        return normalized
+
+
+def _zscore(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes
+    std, mean = torch.std_mean(channel, correction=0)
+    return (channel - mean) / std.clamp(min=MIN_STD)
+
+
+def _ct(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    return channel.clamp(scheme["lower"], scheme["upper"]).sub(scheme["mean"]).div(max(scheme["std"], MIN_STD))
+
+
+_SCHEMES: dict[str, Callable[[torch.Tensor, Scheme], torch.Tensor]] = {"zscore": _zscore, "ct": _ct}
+_VALUES = {"zscore": frozenset[str](), "ct": frozenset({"lower", "upper", "mean", "std"})}
+
+
+def _checked(scheme: Any) -> Scheme:
+    name = scheme.get("scheme") if isinstance(scheme, Mapping) else None
+    if name not in _SCHEMES:
+        raise ConfigError(f"normalisation {scheme!r} is unknown: its scheme must be {' or '.join(sorted(_SCHEMES))}")
+    values = {key: value for key, value in scheme.items() if key != "scheme"}
+    if values.keys() != _VALUES[name]:
+        raise ConfigError(f"normalisation {name} takes {sorted(_VALUES[name])}, got {sorted(values)}")
+    if not all(isinstance(value, (int, float)) for value in values.values()):
+        raise ConfigError(f"normalisation {name} takes numbers, got {values}")
+    if name == "ct" and not (values["lower"] < values["upper"] and values["std"] > 0):
+        raise ConfigError(f"normalisation ct needs lower < upper and std > 0, got {values}")
+    return dict(scheme)
+
+
+def _name_of(image: Any, key: Hashable) -> str:
+    meta = image.meta if isinstance(image, MetaTensor) else {}
+    return Path(str(meta.get("filename_or_obj", key))).name

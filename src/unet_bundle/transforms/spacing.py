@@ -1,0 +1,127 @@
+"""Resampling to the voxel size that a model was trained at, and back."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import compute_shape_offset, zoom_affine
+from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
+from monai.utils import ensure_tuple_rep
+
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.geometry import grid_difference, spacing_of
+
+SPACING_TOLERANCE = 1e-3
+"""Relative difference of voxel sizes up to which a scan is used as it is: 0.9995 mm in a header passes for 1 mm."""
+
+
+class ResampleToSpacingd(MapTransform, InvertibleTransform):
+    """Resample images and label maps to one voxel size; leave them bit for bit alone if they have it.
+
+    MONAI's `SpatialResample` interpolates, and MONAI's `Invertd` takes results back to exactly the former shape and
+    affine.
+    Orientation is kept, so `spacing` follows the axes as they are (put `Orientationd` first). Beyond the border the
+    nearest voxel counts. All keys of one dictionary must lie on one grid, and get the same output shape. Other keys
+    of the dictionary are never looked at (MONAI 1.6's `Spacingd` fails on MONAI Label's ``image_path``).
+
+    Args:
+        keys: keys of the tensors, `MetaTensor` of shape [channels, *spatial].
+        spacing: voxel size in mm for each spatial axis.
+        mode: ``"bilinear"`` for images (trilinear in 3D), ``"nearest"`` for label maps; for all keys or for each.
+        tolerance: relative difference up to which an axis is left as it is.
+        allow_missing_keys: whether a dictionary without one of the keys is accepted.
+
+    Raises:
+        ConfigError: if the spacing is not positive or a mode is unknown.
+        InputError: when called, if image and label are on different grids, or do not have as many axes as `spacing`.
+
+    Example:
+        >>> resample = ResampleToSpacingd(["image", "label"], spacing=[1, 1, 2.5], mode=["bilinear", "nearest"])
+    """
+
+    def __init__(
+        self,
+        keys: str | Sequence[str],
+        spacing: Sequence[float],
+        mode: str | Sequence[str] = "bilinear",
+        tolerance: float = SPACING_TOLERANCE,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spacing = tuple(float(edge) for edge in spacing)
+        if not all(np.isfinite(edge) and edge > 0 for edge in self.spacing):
+            raise ConfigError(f"spacing is {list(spacing)}: each voxel edge must be a positive number of mm")
+        self.mode = ensure_tuple_rep(mode, len(self.keys))
+        if not set(self.mode) <= {"bilinear", "nearest"}:
+            raise ConfigError(f"mode is {mode!r}: it must be 'bilinear' or 'nearest', for all keys or one for each")
+        self.tolerance = tolerance
+        self.resample = SpatialResample(padding_mode="border", align_corners=False, dtype=np.float32)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Resample the tensors of all keys onto the grid that the first one gets."""
+        resampled = dict(data)
+        first: MetaTensor | None = None
+        target: tuple[torch.Tensor, list[int]] | None = None
+        for key, mode in self.key_iterator(resampled, self.mode):
+            image = resampled[key]
+            if first is None:
+                first, target = image, self._target_grid(image)
+            else:
+                _check_same_grid(image, first)
+            # Its own grid as the target: MONAI passes the voxels on and records the step, which `Invertd` looks for.
+            affine, shape = target or (image.affine, image.shape[1:])
+            resampled[key] = self.resample(image, dst_affine=affine, spatial_size=shape, mode=mode)
+        return resampled
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take the tensors back to the grid they came from."""
+        restored = dict(data)
+        for key in self.key_iterator(restored):
+            record = self.resample.get_most_recent_transform(restored[key])
+            affine = torch.as_tensor(record["extra_info"]["src_affine"]).clone()
+            restored[key] = self.resample.inverse(restored[key])
+            restored[key].affine = affine  # MONAI multiplies there and back, which is not quite the same
+        return restored
+
+    def _target_grid(self, image: MetaTensor) -> tuple[torch.Tensor, list[int]] | None:
+        """Affine and shape to resample to, or None if the image has the voxel size already."""
+        shape = [int(side) for side in image.shape[1:]]
+        if len(shape) != len(self.spacing):
+            raise InputError(
+                f"{_name_of(image)} has {len(shape)} spatial axes, the model needs {len(self.spacing)}: "
+                "give a scan like those the model was trained on"
+            )
+        affine = image.affine
+        present = np.asarray(spacing_of(affine)[: len(shape)])
+        agrees = np.abs(present - self.spacing) <= self.tolerance * np.asarray(self.spacing)
+        if agrees.all():
+            return None
+        rank = len(shape)
+        matrix = _square(affine, rank)
+        target = zoom_affine(matrix, np.where(agrees, present, self.spacing), diagonal=False)
+        target_shape, offset = compute_shape_offset(shape, matrix, target)
+        target[:rank, -1] = offset[:rank]
+        return torch.as_tensor(target, dtype=torch.float64), [max(1, int(side)) for side in target_shape]
+
+
+def _square(affine: torch.Tensor, rank: int) -> Any:
+    """The affine of the first `rank` axes, as MONAI writes it for planes."""
+    matrix = np.eye(rank + 1)
+    matrix[:rank, :rank] = affine[:rank, :rank]
+    matrix[:rank, -1] = affine[:rank, -1]
+    return matrix
+
+
+def _check_same_grid(image: MetaTensor, first: MetaTensor) -> None:
+    difference = grid_difference(image.shape[1:], image.affine, first.shape[1:], first.affine)
+    if difference:
+        raise InputError(
+            f"{_name_of(image)} is not on the grid of {_name_of(first)} ({difference}): resample it onto that"
+        )
+
+
+def _name_of(image: MetaTensor) -> str:
+    return Path(str(image.meta.get("filename_or_obj", "the image"))).name

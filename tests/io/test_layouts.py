@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from unet_bundle.errors import InputError
+from unet_bundle.io import case_name, find_cases, find_images, read_dataset_json
+
+
+def make_decathlon(folder: Path, names: list[str], tests: list[str] | None = None, **fields: object) -> Path:
+    """A Decathlon folder of empty files: the layout is read, not the scans."""
+    training = []
+    for name in names:
+        entry = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+        training.append(entry)
+        for path in entry.values():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).touch()
+    for name in tests or []:
+        (folder / "imagesTs").mkdir(parents=True, exist_ok=True)
+        (folder / "imagesTs" / name).touch()
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {"training": training, "test": [f"./imagesTs/{name}" for name in tests or []], **fields}
+    (folder / "dataset.json").write_text(json.dumps(contents))
+    return folder
+
+
+def test_cases_of_a_decathlon_folder_come_sorted_with_both_paths(tmp_path):
+    cases = find_cases(make_decathlon(tmp_path, ["liver_10", "liver_2", "liver_1"]))
+    assert [case_name(case["image"]) for case in cases] == ["liver_1", "liver_10", "liver_2"]
+    assert all(Path(case["label"]).parent.name == "labelsTr" and Path(case["label"]).is_file() for case in cases)
+
+
+def test_the_hippocampus_set_is_found_whole(shared_data):
+    folder = shared_data("task04_hippocampus")
+    cases = find_cases(folder)
+    assert len(cases) == read_dataset_json(folder)["numTraining"] == 200
+    assert all(case_name(case["image"]) == case_name(case["label"]) for case in cases)
+
+
+@pytest.mark.parametrize("missing", [None, "", "  "])
+@pytest.mark.parametrize("find", [find_cases, find_images])
+def test_a_data_set_that_is_not_given_is_asked_for(find, missing):
+    with pytest.raises(InputError, match="^dataset_dir is not set: pass --dataset_dir FOLDER$"):
+        find(missing)
+
+
+@pytest.mark.parametrize("find", [find_cases, find_images])
+def test_a_folder_that_is_not_there_is_refused(find, tmp_path):
+    with pytest.raises(InputError, match="nowhere' does not exist: pass"):
+        find(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"notes.txt' is not a folder: pass"):
+        find(tmp_path / "notes.txt")
+
+
+def test_a_folder_without_dataset_json_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has no dataset.json"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "must hold one JSON object, not a list"),
+        ('{"training": []}', "lists no labelled case"),
+        ("{}", "lists no labelled case"),
+        ('{"training": {}}', "'training' must be a list"),
+        ('{"training": ["./imagesTr/a.nii.gz"]}', "needs an 'image' and a 'label'"),
+        ('{"training": [{"image": 1, "label": 2}]}', "lists 1 where a file name belongs"),
+        ('{"training": [{"image": "a.nii", "label": "b.nii"}]}', "lists a.nii, which is missing"),
+    ],
+)
+def test_a_broken_dataset_json_is_refused_with_the_reason(tmp_path, text, message):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        find_cases(tmp_path)
+
+
+def test_a_listed_label_that_is_missing_is_named(tmp_path):
+    folder = make_decathlon(tmp_path, ["liver_1", "liver_2"])
+    (folder / "labelsTr" / "liver_2.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"lists ./labelsTr/liver_2.nii.gz, which is missing"):
+        find_cases(folder)
+
+
+def test_images_of_a_plain_folder_leave_out_what_is_hidden_or_no_scan(tmp_path):
+    for name in ["b.nii.gz", "a.nii", "._a.nii", ".c.nii.gz.part", "notes.txt", "C.NII.GZ"]:
+        (tmp_path / name).touch()
+    (tmp_path / "folder.nii").mkdir()
+    assert [Path(case["image"]).name for case in find_images(tmp_path)] == ["C.NII.GZ", "a.nii", "b.nii.gz"]
+    assert find_images(tmp_path)[0].keys() == {"image"}
+
+
+def test_images_of_a_decathlon_folder_are_its_test_scans(tmp_path):
+    folder = make_decathlon(tmp_path, ["liver_1"], tests=["liver_8.nii.gz", "liver_7.nii.gz"])
+    assert [case_name(case["image"]) for case in find_images(folder)] == ["liver_7", "liver_8"]
+    (folder / "imagesTs" / "liver_8.nii.gz").unlink()
+    with pytest.raises(InputError, match="liver_8.nii.gz, which is missing"):
+        find_images(folder)
+
+
+def test_one_scan_is_a_list_of_one(tmp_path):
+    (tmp_path / "a.nii.gz").touch()
+    assert find_images(tmp_path / "a.nii.gz") == [{"image": str(tmp_path / "a.nii.gz")}]
+
+
+def test_a_folder_without_scans_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds no .nii.gz or .nii file"):
+        find_images(tmp_path)
+    with pytest.raises(InputError, match=r"holds no .nii.gz or .nii file"):
+        find_images(make_decathlon(tmp_path / "all_labelled", ["liver_1"]))
+
+
+def test_two_scans_with_one_result_name_are_refused(tmp_path):
+    for name in ["a.nii.gz", "a.nii"]:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"a.nii and a.nii.gz are both the case a"):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("x/liver_1.nii.gz", "liver_1"), ("a.b.nii", "a.b"), ("A.NII.GZ", "A"), ("nii.gz", "nii.gz"), ("x.gz", "x.gz")],
+)
+def test_case_names(path, name):
+    assert case_name(path) == case_name(Path(path)) == name
