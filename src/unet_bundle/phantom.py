@@ -291,8 +291,8 @@ def _draw_vessels(rng: np.random.Generator, scene: _Scene, points: Array, lobe: 
     end = np.array([6.5, -9.5, -7.0])
     middle = (start + end) / 2 + np.array([1.0, 3.2, 0.0])
     branch = (1 - steps) ** 2 * start + 2 * steps * (1 - steps) * middle + steps**2 * end
-    vessel = _tube(points, trunk, np.linspace(2.9, 1.7, len(z)))
-    vessel = np.minimum(vessel, _tube(points, branch, np.linspace(1.6, 1.1, len(steps))))
+    vessel = _tube(points, trunk, np.linspace(2.5, 1.5, len(z)))
+    vessel = np.minimum(vessel, _tube(points, branch, np.linspace(1.5, 1.1, len(steps))))
     scene.paint(vessel, 0.97, LABELS["vessel"])
 
 

@@ -1,3 +1,5 @@
+import gzip
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,11 +62,15 @@ def write_nifti(tmp_path: Path, labels: np.ndarray) -> Callable[..., Path]:
         if qform is not None:
             image.set_qform(qform[0], code=qform[1])
         image.header.set_xyzt_units(units)
-        for field, value in fields.items():
-            image.header[field] = value
+        contents = bytearray(image.to_bytes())
+        if fields:  # set in the bytes, since nibabel would put them right
+            written = image_class.header_class.from_fileobj(io.BytesIO(contents), check=False)
+            for field, value in fields.items():
+                written[field] = value
+            contents[: len(written.binaryblock)] = written.binaryblock
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(image, path)
+        path.write_bytes(gzip.compress(contents, 1) if name.lower().endswith(".gz") else contents)
         return path
 
     return write

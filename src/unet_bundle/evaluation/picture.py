@@ -163,7 +163,7 @@ def _annotate(axes: Axes, view: View) -> None:
             x, y, words, transform=axes.transAxes, color=color, ha=across, va=along, fontsize=9, path_effects=halo
         )  # fmt: skip
 
-    left, right, top, bottom = view.letters
+    left, right, top, bottom = list(view.letters)
     write(0.015, 0.98, view.name, TEXT, across="left", along="top")
     write(0.015, 0.5, left, across="left")
     write(0.985, 0.5, right, across="right")

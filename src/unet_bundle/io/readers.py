@@ -2,13 +2,15 @@
 
 import gzip
 import io
+import logging
 import math
 import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +20,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import (
+    Affine,
     check_affine,
     corners,
     format_shape,
@@ -33,11 +36,34 @@ The qform's float32 quaternion holds an angle near a half turn only to about 5e-
 """
 
 SPATIAL_AXES = 3
-_CONTENTS = "contents"  # where nibabel's image carries the file's bytes from `read` to `get_data`
 _GZIP_MAGIC = b"\x1f\x8b"
 _NIFTI1_HEADER, _NIFTI2_HEADER = 348, 540
-_UNIT_MASK, _METRE, _MICROMETRE = 7, 1, 3
+_UNIT_MASK, _UNUSUAL_UNITS = 7, {1: "metres", 3: "micrometres"}
+_NIBABEL_ERROR = 40  # level of the header faults that nibabel cannot mend
+_QUIET = logging.Logger("nibabel's header checks", level=logging.CRITICAL)  # noqa: LOG001 - what matters is raised
 _REPLACE = "get a fresh copy of it"
+
+
+@dataclass(frozen=True)
+class NiftiFile:
+    """A NIfTI file with its header checked and its voxels not yet decoded.
+
+    Attributes:
+        path: of the file.
+        header: nibabel's, in the file's byte order.
+        affine: 4x4, voxel index to mm, RAS.
+        contents: what a compressed file holds; None for a plain one, which is read when its voxels are asked for.
+    """
+
+    path: Path
+    header: Any
+    affine: Affine
+    contents: bytes | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along every axis, those beyond space included."""
+        return tuple(int(side) for side in self.header.get_data_shape())
 
 
 class NiftiReader(NibabelReader):
@@ -60,70 +86,73 @@ class NiftiReader(NibabelReader):
         """Open one file or several and check the headers.
 
         Returns:
-            One nibabel image or a list of them; the voxels are decoded by `get_data`.
+            One `NiftiFile` or a list of them; the voxels are decoded by `get_data`.
         """
         self.filenames = (data,) if isinstance(data, (str, PathLike)) else tuple(data)
-        images = [_open_nifti(Path(filename)) for filename in self.filenames]
-        for image, filename in zip(images, self.filenames, strict=True):
-            if len(images) > 1:
-                _check_is_channel(image, Path(filename).name, images[0], Path(self.filenames[0]).name)
-        return images if len(images) > 1 else images[0]
+        files = [_open_nifti(Path(filename)) for filename in self.filenames]
+        if len(files) == 1:
+            return files[0]
+        return [_as_channel(file, files[0]) for file in files]
 
-    def _get_array_data(self, img: Any, filename: PathLike[str] | str) -> npt.NDArray[Any]:
-        path = Path(filename)
-        voxels = _stored_voxels(img, path)
+    def _get_affine(self, img: NiftiFile) -> Affine:
+        return img.affine
+
+    def _get_array_data(self, img: NiftiFile, filename: object) -> npt.NDArray[Any]:  # noqa: ARG002 - MONAI's signature
+        voxels = _stored_voxels(img)
         # Bad scale factors may overflow; what comes of it is refused just below.
         with np.errstate(all="ignore"):
-            voxels = apply_read_scaling(voxels, img.dataobj.slope, img.dataobj.inter)
-        _check_values(voxels, path.name)
+            voxels = apply_read_scaling(voxels, *img.header.get_slope_inter())
+        _check_values(voxels, img.path.name)
         return _drop_singleton_axes(voxels)
 
 
-def _open_nifti(path: Path) -> Any:
-    """Read the header and check all that it says; of a compressed file the whole contents, which the image keeps."""
+def _open_nifti(path: Path) -> NiftiFile:
+    """Read the header and check all that it says."""
+    name = path.name
+    contents = None
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
             file.seek(0)
             if compressed:
-                contents = _decompressed(file.read(), path.name)
-                image = _parsed_header(io.BytesIO(contents), path.name)
-                image.extra[_CONTENTS] = contents
+                contents = _decompressed(file.read(), name)
                 size = len(contents)
-            else:
-                image = _parsed_header(file, path.name)
-                size = os.fstat(file.fileno()).st_size
+            header = _parsed_header(file if contents is None else io.BytesIO(contents), name)
     except FileNotFoundError:
-        raise InputError(f"{path.name} does not exist: check the path") from None
+        raise InputError(f"{name} does not exist: check the path") from None
     except IsADirectoryError:
-        raise InputError(f"{path.name} is a folder: give a NIfTI file") from None
+        raise InputError(f"{name} is a folder: give a NIfTI file") from None
     except OSError as error:  # its own text would show the folder
-        raise InputError(f"{path.name} cannot be read ({error.strerror}): check the file and its permissions") from None
-    _check_voxel_type(image, path.name)
-    _check_shape(image.shape, path.name)
-    stored = image.dataobj
-    if stored.offset + math.prod(stored.shape) * stored.dtype.itemsize > size:
-        raise _damaged(path.name)
-    _check_unit(image, path.name)
-    _check_forms(image, path.name)
-    check_affine(image.affine, path.name)
-    return image
+        raise InputError(f"{name} cannot be read ({error.strerror}): check the file and its permissions") from None
+    shape, stored_type = header.get_data_shape(), header.get_data_dtype()
+    _check_voxel_type(stored_type, name)
+    _check_shape(shape, name)
+    if header.get_data_offset() + math.prod(shape) * stored_type.itemsize > size:
+        raise _damaged(name)
+    return NiftiFile(path, header, _checked_affine(header, name), contents)
 
 
-def _parsed_header(file: Any, name: str) -> Any:
+def _parsed_header(file: BinaryIO, name: str) -> Any:
     start = file.read(4)
     file.seek(0)
     header_size = int.from_bytes(start, "little"), int.from_bytes(start, "big")
     if _NIFTI2_HEADER in header_size:
-        image_class: Any = nib.Nifti2Image
+        header_class: Any = nib.Nifti2Header
     elif _NIFTI1_HEADER in header_size:
-        image_class = nib.Nifti1Image
+        header_class = nib.Nifti1Header
     else:
         raise InputError(f"{name} is not a NIfTI file or its header is damaged: {_REPLACE}")
     try:
-        return image_class.from_stream(file)
+        header = header_class.from_fileobj(file, check=False)
+        codes = int(header["qform_code"]), int(header["sform_code"])
+        header.check_fix(logger=_QUIET, error_level=_NIBABEL_ERROR)
+        header.get_data_shape(), header.get_data_dtype(), header.get_slope_inter()
     except Exception as error:  # nibabel and numpy raise many kinds for a damaged header; all mean the same
         raise InputError(f"{name} has a damaged NIfTI header: {_REPLACE}") from error
+    if codes != (int(header["qform_code"]), int(header["sform_code"])):  # nibabel takes an unknown code for none
+        raise InputError(f"{name} has a qform or sform code that NIfTI does not know: {_REPLACE}")
+    return header
 
 
 def _decompressed(contents: bytes, name: str) -> bytes:
@@ -133,39 +162,37 @@ def _decompressed(contents: bytes, name: str) -> bytes:
         raise _damaged(name) from error
 
 
-def _stored_voxels(image: Any, path: Path) -> npt.NDArray[Any]:
+def _stored_voxels(file: NiftiFile) -> npt.NDArray[Any]:
     """The voxels as the file has them. MONAI copies them next, into its own type and order: here is no need to."""
-    shape: tuple[int, ...] = tuple(image.shape)
-    stored_type: np.dtype[Any] = image.dataobj.dtype
-    offset = int(image.dataobj.offset)
-    contents: bytes | None = image.extra.get(_CONTENTS)
-    if contents is not None:
-        voxels: npt.NDArray[Any] = np.ndarray(shape, stored_type, buffer=contents, offset=offset, order="F")
+    stored_type: np.dtype[Any] = file.header.get_data_dtype()
+    offset = int(file.header.get_data_offset())
+    if file.contents is not None:
+        voxels: npt.NDArray[Any] = np.ndarray(file.shape, stored_type, buffer=file.contents, offset=offset, order="F")
         return voxels
     try:
-        return np.fromfile(path, stored_type, math.prod(shape), offset=offset).reshape(shape, order="F")
+        return np.fromfile(file.path, stored_type, math.prod(file.shape), offset=offset).reshape(file.shape, order="F")
     except (OSError, ValueError):  # the file changed since its header was read
-        raise _damaged(path.name) from None
+        raise _damaged(file.path.name) from None
 
 
 def _damaged(name: str) -> InputError:
     return InputError(f"{name} is damaged or cut short, its voxels cannot be read: {_REPLACE}")
 
 
-def _check_is_channel(image: Any, name: str, first: Any, first_name: str) -> None:
-    """Refuse a file that cannot be stacked with others as a channel of one scan."""
-    if math.prod(image.shape[SPATIAL_AXES:]) > 1:
+def _as_channel(file: NiftiFile, first: NiftiFile) -> NiftiFile:
+    """The file as a channel of the scan that `first` begins, with its affine: MONAI stacks equal affines only."""
+    name = file.path.name
+    if math.prod(file.shape[SPATIAL_AXES:]) > 1:
         raise InputError(
-            f"{name} has shape {format_shape(image.shape)}: where a scan has a file for each channel, each is 3D"
+            f"{name} has shape {format_shape(file.shape)}, but where each channel is a file, each is 3D: split it"
         )
-    difference = grid_difference(image.shape[:SPATIAL_AXES], image.affine, first.shape[:SPATIAL_AXES], first.affine)
+    difference = grid_difference(file.shape[:SPATIAL_AXES], file.affine, first.shape[:SPATIAL_AXES], first.affine)
     if difference:
-        raise InputError(f"{name} is not on the grid of {first_name} ({difference}): resample it onto that")
-    image.set_sform(first.affine, code="scanner")  # within the tolerance; MONAI stacks equal affines only
+        raise InputError(f"{name} is not on the grid of {first.path.name} ({difference}): resample it onto that")
+    return replace(file, affine=first.affine)
 
 
-def _check_voxel_type(image: Any, name: str) -> None:
-    voxel_type = image.get_data_dtype()
+def _check_voxel_type(voxel_type: np.dtype[Any], name: str) -> None:
     if voxel_type.names is not None:
         raise InputError(f"{name} has RGB colour voxels, not intensities: export the scan in grey values")
     if voxel_type.kind not in "iuf":
@@ -181,39 +208,41 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
         )
 
 
-def _check_unit(image: Any, name: str) -> None:
-    unit = int(image.header["xyzt_units"]) & _UNIT_MASK
-    if unit in (_METRE, _MICROMETRE):
-        unit_name = "metres" if unit == _METRE else "micrometres"
-        raise InputError(f"{name} says that its voxel sizes are in {unit_name}: save it in millimetres")
-
-
-def _check_forms(image: Any, name: str) -> None:
-    """Refuse a file whose three accounts of its geometry (sform, qform, pixel sizes) are missing or contradict."""
+def _checked_affine(header: Any, name: str) -> Affine:
+    """The affine that sform, qform and pixel sizes of a header agree on, or a refusal."""
+    unit = _UNUSUAL_UNITS.get(int(header["xyzt_units"]) & _UNIT_MASK)
+    if unit is not None:
+        raise InputError(f"{name} says that its voxel sizes are in {unit}: save it in millimetres")
     try:
-        sform, qform = image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]
+        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
     except Exception as error:  # a quaternion that is none
         raise InputError(f"{name} has a damaged qform: correct it or set its code to 0") from error
-    if sform is None and qform is None:
+    affine = qform if sform is None else sform
+    if affine is None:
         raise InputError(
             f"{name} has neither sform nor qform (both codes are 0), so its orientation is unknown: "
             "convert it again from its source, or set the right affine"
         )
-    shape = image.shape[:SPATIAL_AXES]
-    if sform is None or not np.isfinite(sform).all():
-        return  # pixel sizes are part of the qform; what is not finite is for `check_affine`
+    check_affine(affine, name)
+    if sform is not None:
+        _check_forms_agree(header, sform, qform, name)
+    return np.asarray(affine, dtype=np.float64)
+
+
+def _check_forms_agree(header: Any, sform: Affine, qform: Affine | None, name: str) -> None:
+    shape = header.get_data_shape()[:SPATIAL_AXES]
+    spacing = spacing_of(sform)[: len(shape)]
     diagonal = float(np.linalg.norm(np.ptp(corners(shape, sform), axis=0)))
-    tolerance_mm = FORM_TOLERANCE * max(diagonal, min(spacing_of(sform)))
-    if qform is not None:
-        difference = grid_difference(shape, sform, shape, qform, tolerance_mm)
-        if difference:
-            raise InputError(f"{name} has a sform and a qform that disagree ({difference}): correct the wrong one")
-    pixel_sizes = np.asarray(image.header["pixdim"][1 : 1 + len(shape)], dtype=np.float64)
-    drift = np.abs(pixel_sizes - spacing_of(sform)[: len(shape)]) * shape
-    if not (drift <= tolerance_mm).all():
+    tolerance_mm = FORM_TOLERANCE * max(diagonal, *spacing)
+    difference = None if qform is None else grid_difference(shape, sform, shape, qform, tolerance_mm)
+    if difference:
+        raise InputError(f"{name} has a sform and a qform that disagree ({difference}): correct the wrong one")
+    pixel_sizes = np.asarray(header.get_zooms()[: len(shape)], dtype=np.float64)
+    drift = np.abs(pixel_sizes - spacing) * shape
+    if not (drift <= tolerance_mm).all():  # False for NaN, too
         raise InputError(
-            f"{name} has pixel sizes {format_spacing(pixel_sizes)} mm that disagree with its sform's "
-            f"{format_spacing(spacing_of(sform)[: len(shape)])} mm: correct the wrong one"
+            f"{name} has pixel sizes of {format_spacing(pixel_sizes)} mm that disagree with its sform "
+            f"({format_spacing(spacing)} mm): correct the wrong one"
         )
 
 
@@ -231,4 +260,6 @@ def _check_values(voxels: npt.NDArray[Any], name: str) -> None:
 def _drop_singleton_axes(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Drop axes of length one after the three of space: what remains is at most one axis, the channels."""
     axes = tuple(axis for axis in range(SPATIAL_AXES, voxels.ndim) if voxels.shape[axis] == 1)
-    return voxels.squeeze(axis=axes)
+    voxels = voxels.squeeze(axis=axes)
+    # MONAI copies what is not in C order; what is must not stay a read-only view of the file's bytes.
+    return voxels.copy() if voxels.flags.c_contiguous and not voxels.flags.writeable else voxels

@@ -112,7 +112,7 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML without repeated keys: PyYAML keeps the last one silently, and a label would be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {key!r} is given twice")

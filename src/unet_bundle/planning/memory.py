@@ -1,78 +1,125 @@
 """Forecast of the memory that training and inference need, counted from the network's feature maps.
 
-During training every convolution unit keeps two tensors for the backward pass: the convolution's output, which the
-normalisation needs, and the activation's output, which the next convolution needs (normalisation and activation share
-one tensor, the activation works in place). The expanding path keeps the concatenated skip connection as well, and the
-loss a few tensors of the size of the logits. With V_s voxels and C_s channels in stage s, n convolutions a stage,
-b bytes per element (4 in float32, 2 in bfloat16 and float16) and batch size B:
+The network is run once on torch's meta device, where tensors have a shape but no data, and every feature map that the
+backward pass will need is counted once: the input of each convolution and norm and the output of each activation (which
+works in place on the norm's output). For the plain U-Net that is two maps a convolution and the concatenated skip
+connections. With b bytes per element (4 in float32, 2 in bfloat16 and float16), B patches a batch and P weights:
 
-    features = sum over the contracting path of 2 n C_s V_s + sum over the expanding path of (2 n + 2) C_s V_s
-    activations = B (b (features + C_in V_0) + 4 LOSS_TENSORS C_out sum of V_s with an output)
-    workspace = WORKSPACE_TENSORS B b (largest feature map)
-    weights = 4 (weight + gradient + two moments of AdamW) parameters
-    training = activations + workspace + weights
+    training = B (b (kept maps + WORKSPACE_MAPS x largest map) + 4 LOSS_TENSORS x logits) + 4 COPIES_OF_WEIGHTS P
+    inference = B (b (skip connections + INFERENCE_MAPS x largest map) + 4 x logits) + 4 P
 
-The constants are calibrated against measured peaks, see ``tests/planning/test_memory.py``.
+where the logits are those of all outputs that are supervised. ``tests/planning/test_memory.py`` holds the forecast
+against measured peaks.
 """
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from unet_bundle.errors import ConfigError
+from unet_bundle.networks import UNet
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 LOSS_TENSORS = 8
 """Tensors of the size of the logits that Dice and cross-entropy hold: logits, probabilities, one-hot, gradients."""
 
-WORKSPACE_TENSORS = 3
-"""Short-lived tensors of the size of the largest feature map in the backward pass: two gradients and a reordered copy."""
+WORKSPACE_MAPS = 3
+"""Short-lived tensors of the size of the largest map in the backward pass: two gradients and a reordered copy."""
+
+INFERENCE_MAPS = 3
+"""Tensors of the size of the largest map at inference: a convolution's input, its output and a reordered copy."""
 
 COPIES_OF_WEIGHTS = 4
 """Weights, their gradients and AdamW's two moments, all float32."""
 
-
-def stage_shapes(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Size of the feature maps of each stage, for a patch and the stride at the entrance of each stage."""
-    shapes: list[list[int]] = []
-    size = list(patch_size)
-    for stride in strides:
-        size = [math.ceil(edge / step) for edge, step in zip(size, stride, strict=True)]
-        shapes.append(size)
-    return shapes
+_NEEDS_INPUT = (
+    nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.BatchNorm2d,
+    nn.BatchNorm3d, nn.MaxPool2d, nn.MaxPool3d,
+)  # fmt: skip
+_NEEDS_OUTPUT = (nn.LeakyReLU, nn.ReLU)
 
 
-def parameter_count(network: Mapping[str, Any]) -> int:
-    """Number of weights of a `UNet` with these arguments."""
-    channels, kernels, strides = network["channels"], network["kernel_sizes"], network["strides"]
-    repeats = network["convolutions_per_stage"]
-    unit_extra = 1 + (0 if network.get("norm") is None else 2)
-    count = 0
-    previous = network["in_channels"]
-    for width, kernel in zip(channels, kernels, strict=True):
-        for step in range(repeats):
-            count += ((previous if step == 0 else width) * math.prod(kernel) + unit_extra) * width
-        previous = width
-    for stage in range(len(channels) - 1):
-        width, below = channels[stage], channels[stage + 1]
-        count += (below * math.prod(strides[stage + 1]) + 1) * width
-        for step in range(repeats):
-            count += ((2 * width if step == 0 else width) * math.prod(kernels[stage]) + unit_extra) * width
-        if stage == 0 or network.get("deep_supervision"):
-            count += (width + 1) * network["out_channels"]
-    return count
+@dataclass(frozen=True)
+class FeatureMaps:
+    """Numbers of elements of a network's feature maps for one patch.
+
+    Attributes:
+        kept: Elements that are kept for the backward pass, the image among them.
+        skips: Elements of the contracting path's outputs, one a stage.
+        largest: Elements of the largest map: the concatenation in the finest stage, in most networks.
+        logits: Elements of all supervised outputs.
+        output: Elements of the full-resolution output alone.
+        weights: Parameters of the network.
+    """
+
+    kept: int
+    skips: int
+    largest: int
+    logits: int
+    output: int
+    weights: int
+
+
+def count_feature_maps(network_arguments: Mapping[str, Any], patch_size: Sequence[int]) -> FeatureMaps:
+    """Count the feature maps of a `UNet` for one patch, without any data.
+
+    Args:
+        network_arguments: Arguments of `unet_bundle.networks.UNet`.
+        patch_size: Voxels per axis.
+
+    Raises:
+        ValueError: If the arguments contradict each other or the patch is too small for them (`UNet` says how).
+    """
+    kept: dict[int, Tensor] = {}  # by storage, and held so that no storage is freed and its number used again
+    skips: list[int] = []
+
+    def keep(tensor: Tensor) -> None:
+        kept[tensor.untyped_storage()._cdata] = tensor
+
+    network = network_on_meta(network_arguments).train()
+    image = torch.empty(1, network.in_channels, *patch_size, device="meta")
+    for module in network.modules():
+        if isinstance(module, _NEEDS_INPUT):
+            module.register_forward_hook(lambda _, inputs, output: keep(inputs[0]))
+        elif isinstance(module, _NEEDS_OUTPUT):
+            module.register_forward_hook(lambda _, inputs, output: keep(output))
+    for stage in network.encoder:
+        stage.register_forward_hook(lambda _, inputs, output: skips.append(output.numel()))
+    outputs = network(image)
+    sizes = [tensor.numel() for tensor in (outputs if isinstance(outputs, list) else [outputs])]
+    return FeatureMaps(
+        kept=sum(tensor.numel() for tensor in kept.values()),
+        skips=sum(skips),
+        largest=max(tensor.numel() for tensor in kept.values()),
+        logits=sum(sizes),
+        output=sizes[0],
+        weights=sum(parameter.numel() for parameter in network.parameters()),
+    )
+
+
+def network_on_meta(network_arguments: Mapping[str, Any]) -> UNet:
+    """A `UNet` whose weights have shapes but no data.
+
+    Raises:
+        ValueError: If the arguments contradict each other.
+    """
+    with torch.device("meta"):
+        return UNet(**network_arguments)
 
 
 def training_memory_bytes(
-    network: Mapping[str, Any], patch_size: Sequence[int], batch_size: int, precision: str = "float32"
+    network_arguments: Mapping[str, Any], patch_size: Sequence[int], batch_size: int, precision: str = "float32"
 ) -> int:
-    """Peak memory of a training step: kept feature maps, workspace, weights, gradients and optimiser state.
+    """Peak memory of a training step: kept feature maps, workspace, loss, weights, gradients and optimiser state.
 
     What the process needs besides (Python and libraries, CUDA context, cached scans) is not counted.
 
     Args:
-        network: Arguments of `unet_bundle.networks.UNet`.
+        network_arguments: Arguments of `unet_bundle.networks.UNet`.
         patch_size: Voxels per axis.
         batch_size: Patches per step.
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"`` (autocast; the loss stays in float32).
@@ -82,35 +129,25 @@ def training_memory_bytes(
 
     Raises:
         ConfigError: If the precision is unknown.
+        ValueError: As `count_feature_maps`.
     """
     element = _element_bytes(precision)
-    voxels = [math.prod(shape) for shape in stage_shapes(patch_size, network["strides"])]
-    maps = [width * size for width, size in zip(network["channels"], voxels, strict=True)]
-    kept = 2 * network["convolutions_per_stage"]
-    features = kept * sum(maps) + (kept + 2) * sum(maps[:-1]) + network["in_channels"] * voxels[0]
-    outputs = sum(voxels[:-1]) if network.get("deep_supervision") else voxels[0]
-    loss = 4 * LOSS_TENSORS * network["out_channels"] * outputs
-    workspace = WORKSPACE_TENSORS * element * max(maps)
-    weights = 4 * COPIES_OF_WEIGHTS * parameter_count(network)
-    return int(batch_size * (element * features + loss + workspace) + weights)
+    maps = count_feature_maps(network_arguments, patch_size)
+    patch = element * (maps.kept + WORKSPACE_MAPS * maps.largest) + 4 * LOSS_TENSORS * maps.logits
+    return batch_size * patch + 4 * COPIES_OF_WEIGHTS * maps.weights
 
 
 def inference_memory_bytes(
-    network: Mapping[str, Any], patch_size: Sequence[int], batch_size: int = 1, precision: str = "float32"
+    network_arguments: Mapping[str, Any], patch_size: Sequence[int], batch_size: int = 1, precision: str = "float32"
 ) -> int:
-    """Peak memory of the network alone on `batch_size` windows, without gradients.
+    """Peak memory of the network on `batch_size` windows without gradients; arguments as `training_memory_bytes`.
 
-    The skip connections are kept until they are used, and the widest point holds a concatenation, its convolution's
-    input and output.
-
-    Args and errors as `training_memory_bytes`.
+    The scan and its stitched logits come on top.
     """
     element = _element_bytes(precision)
-    voxels = [math.prod(shape) for shape in stage_shapes(patch_size, network["strides"])]
-    maps = [width * size for width, size in zip(network["channels"], voxels, strict=True)]
-    features = sum(maps) + (2 + WORKSPACE_TENSORS) * max(maps)
-    outputs = 4 * network["out_channels"] * voxels[0]
-    return int(batch_size * (element * features + outputs) + 4 * parameter_count(network))
+    maps = count_feature_maps(network_arguments, patch_size)
+    window = element * (maps.skips + INFERENCE_MAPS * maps.largest) + 4 * maps.output
+    return batch_size * window + 4 * maps.weights
 
 
 def _element_bytes(precision: str) -> int:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet_bundle.planning.memory import stage_shapes
-
 ANISOTROPY = 3.0
 """An axis is anisotropic if its spacing is this many times the others' and its size this many times smaller."""
 
@@ -115,17 +113,12 @@ def plan_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> Topolo
 
 def total_stride(strides: Sequence[Sequence[int]]) -> list[int]:
     """Product of the strides of all stages: a patch must be a multiple of it."""
-    return [math.prod(axis) for axis in zip(*strides, strict=True)]
+    return [int(math.prod(axis)) for axis in zip(*strides, strict=True)]
 
 
 def round_up(size: Sequence[int], multiple: Sequence[int]) -> list[int]:
     """The least multiples that are not smaller than `size`."""
     return [math.ceil(edge / step) * step for edge, step in zip(size, multiple, strict=True)]
-
-
-def bottleneck(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
-    """Size of the smallest feature map."""
-    return stage_shapes(patch_size, strides)[-1]
 
 
 def smaller_patches(

@@ -1,0 +1,74 @@
+"""The command line `unet-bundle`: one file a verb, each thin over the configs the MONAI CLI runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from unet_bundle import __version__
+from unet_bundle.cli import demo, evaluate, plan, predict, train
+from unet_bundle.errors import ConfigError
+from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, error_message
+
+VERBS = (plan, train, evaluate, predict, demo)
+
+DESCRIPTION = """\
+Point it at labelled scans and get back a standard MONAI bundle with a U-Net configured for them,
+trained, scored on the scans' own grids, and ready for the MONAI CLI and MONAI Label.
+
+  unet-bundle plan DATASET --output BUNDLE      look at the scans, write the bundle
+  unet-bundle train BUNDLE DATASET              train it on the folds but one
+  unet-bundle evaluate BUNDLE DATASET           score it on that one
+  unet-bundle predict BUNDLE SCANS OUTPUT       segment new scans
+
+Never seen it? `unet-bundle demo` makes its own scans and does all of it in a few minutes.
+Research software: not a medical device."""
+
+EXIT_CODES = "exit codes: 0 done, 1 a scan was refused or a run failed, 2 wrong usage or configuration, 130 interrupted"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what follows the program's name; None: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(
+        prog="unet-bundle",
+        description=DESCRIPTION,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"unet-bundle {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb in VERBS:
+        verb.add_parser(verbs)
+
+    known, rest = parser.parse_known_args(arguments)
+    known.overrides = rest
+    if rest and not getattr(known, "takes_overrides", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        return int(known.run(known))
+    except KeyboardInterrupt:
+        _say("Interrupted.")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        message = error_message(error)
+        if message is None or known.traceback:
+            raise
+        _say(f"Error: {message}")
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_CASES_FAILED
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"{text}\n")

@@ -1,0 +1,66 @@
+"""``unet-bundle evaluate``: score a bundle on the cases of a fold, on their own grids."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from unet_bundle.cli.workflow import OVERRIDES_HELP, add_bundle, load_workflow, monai_line, parse_overrides, say
+from unet_bundle.runtime import EXIT_OK
+
+FILES = ("inference.json", "evaluate.json")
+
+EPILOG = f"""\
+Predictions go to the scans' own grids and are compared with the untouched label files there.
+Writes the predictions, scores.csv and scores.json (Dice of each case and class) to the output folder.
+{OVERRIDES_HELP}
+
+examples:
+  unet-bundle evaluate bundle Task04_Hippocampus
+  unet-bundle evaluate bundle Task04_Hippocampus --part all --output-dir scores"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "evaluate",
+        help="score a bundle against label files, on their own grid",
+        description="Score a trained bundle on the validation cases of a fold.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_bundle(parser)
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of labelled scans")
+    parser.add_argument("--fold", type=int, default=0, help="which fold's cases (default: 0)")
+    parser.add_argument("--part", choices=["validation", "train", "all"], default="validation", help="default: validation")
+    parser.add_argument("--output-dir", type=Path, help="default: BUNDLE/eval")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be run, run nothing")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate a bundle."""
+    output = args.output_dir or args.bundle / "eval"
+    overrides = {
+        "dataset_dir": str(args.dataset),
+        "output_dir": str(output),
+        "fold": args.fold,
+        "part": args.part,
+        **parse_overrides(args.overrides),
+    }
+    say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
+    workflow = load_workflow(args.bundle, FILES, overrides, "infer")
+    if args.dry_run:
+        say(f"{len(workflow.parser.get_parsed_content('dataset::data'))} cases; nothing was run.")
+        return EXIT_OK
+    workflow.run()
+    workflow.finalize()
+    report = json.loads((output / "scores.json").read_text(encoding="utf-8"))
+    say(f"Dice on the original grid, {len(report['cases'])} cases:")
+    for name, value in [*report["classes"].items(), ("mean", report["mean"])]:
+        say(f"  {name:20} {'-' if value is None else format(value, '.4f')}")
+    say(f"Each case: {output / 'scores.csv'}")
+    return EXIT_OK

@@ -1,0 +1,77 @@
+"""``unet-bundle plan``: look at the scans, write the bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from unet_bundle.cli.workflow import say
+from unet_bundle.errors import ConfigError
+from unet_bundle.runtime import EXIT_OK, read_json
+
+EPILOG = """\
+DATASET is a folder in the layout of the Medical Segmentation Decathlon: dataset.json, imagesTr/, labelsTr/.
+Every choice and its reason stands in BUNDLE/docs/README.md; every value can be changed in BUNDLE/configs.
+
+examples:
+  unet-bundle plan Task04_Hippocampus --output bundle --card configs/hippocampus.yaml
+  unet-bundle plan Task04_Hippocampus --output bundle --memory 24GB
+  unet-bundle plan --fingerprint configs/hippocampus.json --card configs/hippocampus.yaml --output bundle"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "plan",
+        help="look at labelled scans and write a bundle configured for them",
+        description="Measure a data set and write a complete MONAI bundle with a U-Net configured for it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("dataset", type=Path, nargs="?", metavar="DATASET", help="folder of labelled scans")
+    parser.add_argument("--output", type=Path, required=True, metavar="BUNDLE", help="folder to write the bundle to")
+    parser.add_argument("--card", type=Path, help="YAML task card: what no program can find out about the scans")
+    parser.add_argument("--memory", choices=["cpu", "8GB", "24GB", "80GB"], default="cpu", help="what training may use (default: cpu)")
+    parser.add_argument("--fingerprint", type=Path, metavar="JSON", help="with DATASET: also write the measurements there; without: plan from them")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be planned, write nothing")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan a bundle."""
+    from unet_bundle.io import find_cases, read_dataset_json
+    from unet_bundle.planning.bundle import bundle_files, to_json, write_bundle
+    from unet_bundle.planning.card import load_card
+    from unet_bundle.planning.fingerprint import measure_fingerprint
+    from unet_bundle.planning.plan import make_plan
+
+    if args.dataset is None:
+        if args.fingerprint is None or args.card is None:
+            raise ConfigError("Give a DATASET, or --fingerprint and --card of one that was measured before.")
+        card = load_card(args.card, {})
+        fingerprint = read_json(args.fingerprint)
+    else:
+        cases = find_cases(args.dataset)
+        card = load_card(args.card, read_dataset_json(args.dataset))
+        fingerprint = measure_fingerprint(cases, card)
+
+    plan = make_plan(fingerprint, card, args.memory)
+    say(f"{plan.name}: {fingerprint['num_cases']} cases of {fingerprint['num_subjects']} subjects, planned for {args.memory}")
+    for name in ("spacing", "patch_size", "batch_size", "normalization", "mirror_axes"):
+        say(f"  {name:14} {json.dumps(getattr(plan, name))}")
+    say(f"  {'channels':14} {json.dumps(plan.network['channels'])}")
+    say(f"  {'strides':14} {json.dumps(plan.network['strides'])}")
+    say(f"  {'memory':14} about {plan.memory_bytes / 1e9:.1f} GB for a training step")
+    if args.dry_run:
+        return EXIT_OK
+    write_bundle(bundle_files(plan, fingerprint, card), args.output)
+    if args.dataset is not None and args.fingerprint is not None:
+        temporary = args.fingerprint.with_name(f".{args.fingerprint.name}.tmp")
+        temporary.write_text(to_json(fingerprint), encoding="utf-8")
+        temporary.replace(args.fingerprint)
+    say(f"Written to {args.output}; each choice and its reason: {args.output / 'docs' / 'README.md'}")
+    say(f"Next: unet-bundle train {args.output} {args.dataset or 'DATASET'}")
+    return EXIT_OK

@@ -1,0 +1,92 @@
+"""``unet-bundle predict``: segment new scans."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from unet_bundle.cli.workflow import OVERRIDES_HELP, add_bundle, load_workflow, monai_line, parse_overrides, say
+from unet_bundle.errors import CheckpointError, ConfigError, UnetBundleError
+from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK, error_message
+
+logger = logging.getLogger(__name__)
+
+FILES = ("inference.json",)
+
+EPILOG = f"""\
+INPUT is a scan or a folder of scans. Each gives one label map <scan>_seg.nii.gz with exactly the scan's grid.
+What is already there is skipped; a scan that is refused is named at the end, the others are done, and the exit code is 1.
+{OVERRIDES_HELP}
+
+examples:
+  unet-bundle predict bundle scans/ segmentations/
+  unet-bundle predict bundle scans/case_17.nii.gz segmentations/ --overwrite --precision bfloat16"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "predict",
+        help="segment a scan or a folder of scans",
+        description="Segment new scans with a trained bundle.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_bundle(parser)
+    parser.add_argument("input", type=Path, metavar="INPUT", help="a scan, or a folder of scans")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the label maps")
+    parser.add_argument("--overwrite", action="store_true", help="segment again what is already there")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment scans."""
+    from unet_bundle.io import find_images, output_name
+
+    if args.output.exists() and not args.output.is_dir():
+        raise ConfigError(f"{args.output} is a file: give a folder for the label maps.")
+    images = find_images(args.input) if args.input.is_dir() else [{"image": str(args.input)}]
+    todo = [i for i in images if args.overwrite or not (args.output / output_name(i["image"])).exists()]
+    overrides = {"output_dir": str(args.output), **parse_overrides(args.overrides)}
+    folder = args.input if args.input.is_dir() else args.input.parent
+    say(f"MONAI: {monai_line(args.bundle, FILES, {'dataset_dir': folder, **overrides})}")
+    if len(todo) < len(images):
+        say(f"{len(images) - len(todo)} of {len(images)} are already there and are skipped (--overwrite does them again).")
+    if args.dry_run:
+        say(f"{len(todo)} scans would be segmented.")
+        return EXIT_OK
+    refused = _segment(args.bundle, todo, overrides) if todo else {}
+    say(f"{len(todo) - len(refused)} of {len(todo)} scans segmented, in {args.output}")
+    for name, message in refused.items():
+        say(f"  refused: {name}: {message}")
+    return EXIT_CASES_FAILED if refused else EXIT_OK
+
+
+def _segment(bundle: Path, todo: list[dict[str, str]], overrides: dict[str, Any]) -> dict[str, str]:
+    """Segment each scan by the config's evaluator; returns those that failed, with the reason."""
+    from monai.data import DataLoader, Dataset
+
+    from unet_bundle.io import case_name
+
+    workflow = load_workflow(bundle, FILES, {**overrides, "dataset::data": todo}, "infer")
+    evaluator = workflow.parser.get_parsed_content("evaluator")
+    preprocessing = workflow.parser.get_parsed_content("preprocessing")
+    refused: dict[str, str] = {}
+    for number, item in enumerate(todo, start=1):
+        name = case_name(item["image"])
+        logger.info("%d of %d: %s", number, len(todo), name)
+        evaluator.data_loader = DataLoader(Dataset([item], preprocessing), batch_size=1)
+        evaluator.state.epoch_length = 1
+        try:
+            evaluator.run()
+        except (UnetBundleError, RuntimeError, ValueError, OSError, MemoryError) as error:
+            if isinstance(error, CheckpointError | ConfigError):
+                raise
+            refused[name] = error_message(error) or f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            logger.warning("%s is refused: %s", name, refused[name])
+    workflow.finalize()
+    return refused

@@ -1,0 +1,185 @@
+"""The patch and the network that fit a memory budget."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unet_bundle.errors import ConfigError
+from unet_bundle.planning import topology
+from unet_bundle.planning.memory import count_feature_maps, network_on_meta, training_memory_bytes
+from unet_bundle.planning.overrides import Choices
+from unet_bundle.planning.targets import Target, in_gib
+
+FIRST_CHANNELS = 32
+MAX_CHANNELS = {2: 512, 3: 320}
+CONVOLUTIONS_PER_STAGE = 2
+MIN_BATCH = 2
+
+MAX_BATCH_SHARE = 0.05
+"""A batch holds at most this share of the data set's voxels, so that a step is not a look at everything."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network and the patch it is trained on.
+
+    Attributes:
+        network: Arguments of `unet_bundle.networks.UNet`.
+        patch_size: Voxels per axis, multiples of the network's total strides.
+    """
+
+    network: dict[str, Any]
+    patch_size: list[int]
+
+
+def plan_architecture(
+    choices: Choices, target: Target, channels: tuple[int, int], spacing: Sequence[float], shape: Sequence[int]
+) -> Architecture:
+    """Plan the largest patch, equal in mm and within the scans, whose network trains within the memory.
+
+    Args:
+        choices: The card's overrides; gets the reasons.
+        target: The memory target.
+        channels: Channels of the image and of the output.
+        spacing: Target spacing in mm.
+        shape: Median shape of the scans at that spacing, in voxels.
+
+    Raises:
+        ConfigError: If the card's network or patch is impossible, or no patch fits the memory.
+    """
+    start = topology.initial_patch(spacing, shape)
+    if "patch_size" in choices.overrides:
+        planned = _architecture(choices.network, channels, spacing, choices.overrides["patch_size"])
+        if planned.patch_size != choices.overrides["patch_size"]:
+            raise ConfigError(
+                f"patch_size {choices.overrides['patch_size']} under overrides in the task card is not divisible by the "
+                f"network's total strides: set {planned.patch_size}, or other strides"
+            )
+        reason = ""
+    else:
+        batch_size = choices.overrides.get("batch_size", MIN_BATCH)
+        first = _architecture(choices.network, channels, spacing, start)
+        planned = _shrink_to_fit(first, choices, target, spacing, shape, batch_size)
+        reason = f"the median shape {by(shape)} rounded up to multiples of the total strides"
+        if start != list(shape):
+            reason = f"equal edges in mm within the median shape {by(shape)}, rounded up to multiples of the total strides"
+        if first != planned:
+            reason += f", cut from {by(first.patch_size)} until a batch of {batch_size} fits {in_gib(target.budget)}"
+        reason += f" ({target.why_budget})"
+    patch_size = choices.take("patch_size", planned.patch_size, reason)
+    choices.explain_network(_network_reasons(planned, spacing))
+    return Architecture(planned.network, list(patch_size))
+
+
+def plan_batch_size(
+    architecture: Architecture, target: Target, shape: Sequence[int], num_cases: int
+) -> tuple[int, str]:
+    """Patches per step and the reason: what the leftover memory holds, within a share of the data set.
+
+    Args:
+        architecture: Network and patch.
+        target: The memory target.
+        shape: Median shape of the scans in voxels.
+        num_cases: Cases in the data set.
+    """
+    if not target.fills_memory:
+        return MIN_BATCH, (
+            "the least that steadies the gradient: on a CPU the time of a step grows with the batch, and more steps per "
+            "minute teach the network sooner"
+        )
+    network, patch_size = architecture.network, architecture.patch_size
+    one = training_memory_bytes(network, patch_size, 1, target.precision)
+    per_patch = training_memory_bytes(network, patch_size, 2, target.precision) - one
+    by_memory = 1 + (target.budget - one) // per_patch
+    voxels = math.prod(shape) * num_cases
+    by_share = round(voxels * MAX_BATCH_SHARE / math.prod(patch_size))
+    return max(min(by_memory, by_share), MIN_BATCH), (
+        f"{by_memory} patches fit {in_gib(target.budget)} and {MAX_BATCH_SHARE:.0%} of the data set's {voxels} voxels are "
+        f"{by_share} patches: the smaller of the two, at least {MIN_BATCH}"
+    )
+
+
+def by(sizes: Sequence[float]) -> str:
+    """Sizes as people write them: 40 x 56 x 40."""
+    return " x ".join(f"{size:g}" for size in sizes)
+
+
+def _architecture(
+    stated: Mapping[str, Any], channels: tuple[int, int], spacing: Sequence[float], wanted: Sequence[int]
+) -> Architecture:
+    """The network for a wanted patch, and the patch rounded up to what the network's strides divide."""
+    stages = topology.plan_topology(spacing, wanted)
+    dims = len(wanted)
+    network = {
+        "spatial_dims": dims,
+        "in_channels": channels[0],
+        "out_channels": channels[1],
+        "channels": [min(FIRST_CHANNELS * 2**stage, MAX_CHANNELS[dims]) for stage in range(len(stages.strides))],
+        "kernel_sizes": stages.kernel_sizes,
+        "strides": stages.strides,
+        "convolutions_per_stage": CONVOLUTIONS_PER_STAGE,
+        "norm": "instance",
+        "activation": "leaky_relu",
+        "dropout": 0.0,
+        "deep_supervision": True,
+        **stated,
+    }
+    per_stage = ("channels", "kernel_sizes", "strides")
+    counts = {key: len(network[key]) for key in per_stage if isinstance(network[key], list)}
+    if len(set(counts.values())) > 1:
+        raise ConfigError(
+            f"the network's stages disagree ({', '.join(f'{key}: {count}' for key, count in counts.items())}): set all of "
+            f"{', '.join(per_stage)} under overrides, network in the task card"
+        )
+    try:
+        total_stride = network_on_meta(network).total_stride
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"network under overrides in the task card: {str(error).rstrip('.')}") from error
+    return Architecture(network, topology.round_up(wanted, total_stride))
+
+
+def _shrink_to_fit(
+    architecture: Architecture,
+    choices: Choices,
+    target: Target,
+    spacing: Sequence[float],
+    shape: Sequence[int],
+    batch_size: int,
+) -> Architecture:
+    """Cut the patch until a batch fits the budget, always on the axis that covers most of the scans."""
+    channels = architecture.network["in_channels"], architecture.network["out_channels"]
+    while training_memory_bytes(architecture.network, architecture.patch_size, batch_size, target.precision) > target.budget:
+        wanted = topology.smaller_patches(spacing, architecture.patch_size, shape)
+        candidates = (_architecture(choices.network, channels, spacing, patch) for patch in wanted)
+        voxels = math.prod(architecture.patch_size)
+        smaller = next((found for found in candidates if math.prod(found.patch_size) < voxels), None)
+        if smaller is None:
+            raise ConfigError(
+                f"a batch of {batch_size} patches of {by(architecture.patch_size)} voxels needs more than "
+                f"{in_gib(target.budget)} and no smaller patch is possible: plan for more memory, or set a smaller "
+                "batch_size or fewer network channels under overrides in the task card"
+            )
+        architecture = smaller
+    return architecture
+
+
+def _network_reasons(architecture: Architecture, spacing: Sequence[float]) -> dict[str, str]:
+    network, patch_size = architecture.network, architecture.patch_size
+    maps = count_feature_maps(network, patch_size)
+    total = network_on_meta(network).total_stride
+    smallest = [math.ceil(edge / step) for edge, step in zip(patch_size, total, strict=True)]
+    return {
+        "strides": f"each stage halves the axes that are long enough and within {topology.MAX_SPACING_RATIO:g} times the "
+        f"finest spacing ({by(spacing)} mm); the smallest map is {by(smallest)}, and no edge goes below "
+        f"{topology.MIN_FEATURE_EDGE} where the scan allows it",
+        "kernel_sizes": f"3 on every axis whose spacing is within {topology.MAX_SPACING_RATIO:g} times the finest of the "
+        "stage, 1 until then",
+        "channels": f"{FIRST_CHANNELS} doubling from stage to stage up to {MAX_CHANNELS[len(patch_size)]}; "
+        f"{maps.weights} weights in all",
+        "convolutions_per_stage": "the U-Net's two convolutions a stage",
+        "norm": "per image and channel: independent of the batch, which is small",
+        "activation": "leaky, so that no unit stops learning",
+        "dropout": "none: augmentation regularises enough",
+        "deep_supervision": "coarse outputs are trained too, which brings gradients to the deep stages sooner",
+    }

@@ -1,0 +1,171 @@
+"""Writing a plan as a bundle's folder: configs, metadata, documentation; the same bytes for the same plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unet_bundle.errors import ConfigError
+from unet_bundle.planning.card import TaskCard
+from unet_bundle.planning.docs import bundle_readme, data_license
+from unet_bundle.planning.plan import Plan
+from unet_bundle.planning.template import configs
+
+METADATA_SCHEMA = "https://project-monai.github.io/public/schema/meta_schema_20240725.json"
+LINE_LENGTH = 110
+"""Lists and dictionaries that fit into a line of this length stand on one line in the configs."""
+
+TESTED_VERSIONS = {"monai": "1.6.1", "torch": "2.13.0", "numpy": "2.4.6"}
+"""What the bundle was tested with, as its metadata says; the same as in constraints.txt."""
+REQUIRED_PACKAGES = {
+    "nibabel": "5.4.2",
+    "psutil": "7.2.2",
+    "pytorch-ignite": "0.5.5",
+    "scipy": "1.17.1",
+    "tensorboard": "2.21.0",
+    "unet-bundle": "0.1.0",
+}
+
+LOGGING_CONF = """\
+[loggers]
+keys=root
+
+[handlers]
+keys=console
+
+[formatters]
+keys=line
+
+[logger_root]
+level=INFO
+handlers=console
+
+[handler_console]
+class=StreamHandler
+level=INFO
+formatter=line
+args=(sys.stderr,)
+
+[formatter_line]
+format=%(asctime)s %(levelname)s %(message)s
+datefmt=%H:%M:%S
+"""
+
+
+def metadata(plan: Plan, card: TaskCard) -> dict[str, Any]:
+    """``metadata.json``, after the schema of 2024-07-25, with one block more: colours and coded terms of the labels."""
+    names = [name for name, _ in sorted(plan.labels.items(), key=lambda item: item[1])]
+    shape = {"spatial_shape": plan.patch_size, "dtype": "float32", "is_patch_data": True}
+    return {
+        "schema": METADATA_SCHEMA,
+        "version": card.version,
+        "changelog": card.changelog,
+        "monai_version": TESTED_VERSIONS["monai"],
+        "pytorch_version": TESTED_VERSIONS["torch"],
+        "numpy_version": TESTED_VERSIONS["numpy"],
+        "required_packages_version": REQUIRED_PACKAGES,
+        "name": card.title,
+        "task": f"Segmentation of {', '.join(names[1:])} in {' and '.join(plan.modality)}",
+        "description": card.description,
+        "authors": card.authors,
+        "copyright": card.copyright,
+        "data_source": card.data_source,
+        "data_type": "nibabel",
+        "image_classes": ", ".join(f"channel {i}: {name}" for i, name in enumerate(plan.modality)),
+        "label_classes": "one channel, the value of the class in each voxel",
+        "pred_classes": f"{len(names)} channels, one logit map a class",
+        "intended_use": "Research only: not a medical device, not for diagnosis or treatment.",
+        "label_terms": {name: {"value": plan.labels[name], **card.terms.get(name, {})} for name in names[1:]},
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude" if plan.modality != ["CT"] else "hounsfield",
+                    "num_channels": plan.in_channels,
+                    **shape,
+                    "value_range": [-10, 10],
+                    "channel_def": {str(i): name for i, name in enumerate(plan.modality)},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "image",
+                    "format": "segmentation",
+                    "num_channels": len(names),
+                    **shape,
+                    "value_range": [-100, 100],
+                    "channel_def": {str(i): name for i, name in enumerate(names)},
+                }
+            },
+        },
+    }
+
+
+def bundle_files(
+    plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard, scores: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Every text file of the bundle by its path in the folder; pure: no clock, no environment."""
+    files = {f"configs/{name}": to_json(config) for name, config in configs(plan).items()}
+    files["configs/metadata.json"] = to_json(metadata(plan, card))
+    files["configs/logging.conf"] = LOGGING_CONF
+    files["docs/README.md"] = bundle_readme(plan, fingerprint, card, scores)
+    files["docs/data_license.txt"] = data_license(card)
+    files["LICENSE"] = _license()
+    return files
+
+
+def write_bundle(files: Mapping[str, str], output: Path) -> None:
+    """Write the files of a bundle; one that is there keeps its weights and runs.
+
+    Args:
+        files: as `bundle_files` gives them.
+        output: the bundle's folder.
+
+    Raises:
+        ConfigError: `output` holds something that is not a bundle.
+    """
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file: give the folder the bundle goes to.")
+    if output.is_dir() and any(output.iterdir()) and not (output / "configs" / "metadata.json").is_file():
+        raise ConfigError(f"{output} is not empty and not a bundle: give a new or an empty folder.")
+    # metadata.json last: a folder that has it is complete.
+    for name in sorted(files, key=lambda name: name == "configs/metadata.json"):
+        path = output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(files[name], encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    (output / "models").mkdir(exist_ok=True)
+
+
+def to_json(value: Any) -> str:
+    """JSON as a person reads it: four spaces, and what fits into a line stands on one line."""
+    return _format(value, "", 0) + "\n"
+
+
+def _format(value: Any, indent: str, used: int) -> str:
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or not value:
+        return line
+    nested = [*value.values()] if isinstance(value, dict) else value
+    # A component or a config is easier to read with a line for each of its keys.
+    flat = not any(isinstance(item, dict | list) for item in nested) or isinstance(value, list)
+    is_component = isinstance(value, dict) and len(value) > 2 or _holds_dict(value)
+    if flat and not is_component and len(indent) + used + len(line) <= LINE_LENGTH:
+        return line
+    inner = indent + "    "
+    if isinstance(value, dict):
+        items = [f"{json.dumps(k)}: {_format(v, inner, len(json.dumps(k)) + 2)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(inner + item for item in items) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(inner + _format(item, inner, 0) for item in value) + f"\n{indent}]"
+
+
+def _holds_dict(value: Any) -> bool:
+    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(item, dict) or _holds_dict(item) for item in nested)
+
+
+def _license() -> str:
+    return (Path(__file__).parent / "bundle_license.txt").read_text(encoding="utf-8")

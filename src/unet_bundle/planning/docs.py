@@ -1,0 +1,215 @@
+"""The bundle's own documentation: what it does, why it is set up so, and the commands that run it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from unet_bundle.planning.card import BACKGROUND, TaskCard
+from unet_bundle.planning.plan import Plan
+
+NOTICE = (
+    "Research software. Not a medical device: not tested, cleared or meant for diagnosis, treatment or any decision "
+    "about a patient."
+)
+
+NOT_TRAINED = "Not trained yet."
+
+CITATIONS = """\
+- U-Net: Ronneberger et al. 2015, <https://arxiv.org/abs/1505.04597>; Çiçek et al. 2016, <https://arxiv.org/abs/1606.06650>
+- The rules of the plan: Isensee et al. 2021, nnU-Net, Nature Methods 18:203, <https://doi.org/10.1038/s41592-020-01008-z>
+- The bundle format and its command line: MONAI, <https://docs.monai.io/en/stable/bundle_intro.html>"""
+
+_CHOICES = (
+    "orientation", "spacing", "normalization", "patch_size", "network.channels", "network.strides",
+    "network.kernel_sizes", "network.convolutions_per_stage", "network.norm", "network.activation", "network.dropout",
+    "network.deep_supervision", "batch_size", "mirror_axes", "foreground_fraction", "overlap", "learning_rate",
+    "iterations_per_epoch", "max_epochs", "val_interval",
+)  # fmt: skip
+
+
+def bundle_readme(
+    plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard, scores: Mapping[str, Any] | None = None
+) -> str:
+    """The text of the bundle's ``docs/README.md``; pure, the same bytes every time.
+
+    Args:
+        plan: The plan the bundle was written from.
+        fingerprint: The measures it was planned with.
+        card: The task card.
+        scores: The content of an evaluation's ``scores.json``; a further key ``remarks`` may map names (fold, training
+            time, machine, seed) to text. None for a bundle without weights.
+
+    Returns:
+        Markdown.
+    """
+    sections = [
+        f"# {card.title}\n\n{card.description}\n\n**{NOTICE}**",
+        _labels(plan, fingerprint, card),
+        _data(plan, fingerprint, card),
+        _choices(plan),
+        _commands(),
+        _overrides(plan),
+        _scores(scores),
+        _attribution(card),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def data_license(card: TaskCard) -> str:
+    """The text of the bundle's ``docs/data_license.txt``: source and terms of the scans and labels."""
+    return (
+        f"Scans and labels that this bundle was planned for and trained on\n\n"
+        f"Source: {card.data_source.strip()}\n\n{card.data_license.strip()}\n"
+    )
+
+
+def _labels(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
+    rows = []
+    for name, value in plan.labels.items():
+        if name == BACKGROUND:
+            continue
+        measured, terms = fingerprint["labels"][name], card.terms.get(name, {})
+        codes = "; ".join(
+            f"{terms[key]['meaning']} ({terms[key]['scheme']} {terms[key]['value']})"
+            for key in ("type", "type_modifier", "region", "region_modifier")
+            if key in terms
+        )
+        rows.append([str(value), name, f"{measured['ml']:g}", str(measured["cases"]), codes or "-"])
+    return (
+        f"## What it segments\n\nInput: {_plural(plan.in_channels, 'channel')} ({', '.join(plan.modality)}). "
+        "Output: one label map on the scan's own grid, 0 for background.\n\n"
+        + _table(["value", "label", "median ml", "in cases", "coded terms"], rows)
+    )
+
+
+def _data(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
+    cases = fingerprint["cases"]
+    sizes = " x ".join(_range(axis) for axis in zip(*cases["shapes"], strict=True))
+    spacings = " x ".join(_range(axis) for axis in zip(*cases["spacings"], strict=True))
+    if plan.splits_file is not None:
+        folds = f"The folds are those of `{plan.splits_file}`."
+    else:
+        key = "Each case counts as a subject of its own"
+        if plan.subject_key is not None:
+            key = f"`{plan.subject_key}` of a case's name gives the subject"
+        folds = f"{plan.folds} folds are drawn by subject with seed {plan.seed}. {key}; no subject is in two folds."
+    return (
+        f"## Data\n\n{_plural(fingerprint['num_cases'], 'labelled scan')} of "
+        f"{_plural(fingerprint['num_subjects'], 'subject')}, {sizes} voxels of {spacings} mm (axes right, anterior, "
+        f"superior). {folds}\n\nSource: {card.data_source.strip()} Terms: see `data_license.txt`."
+    )
+
+
+def _choices(plan: Plan) -> str:
+    values = {name: getattr(plan, name) for name in _CHOICES if not name.startswith("network.")}
+    values |= {f"network.{name}": value for name, value in plan.network.items()}
+    named = [name for name in _CHOICES if name in plan.reasons]
+    named += [name for name in plan.reasons if name.startswith("network.") and name not in named]
+    rows = [[f"`{name}`", _value(values[name]), plan.reasons[name]] for name in named]
+    rows.append(["memory of a training step", f"{plan.memory_bytes / 1024**3:.2f} GiB", plan.reasons["memory_bytes"]])
+    return (
+        f"## Why it is set up so\n\nPlanned for memory target `{plan.memory_target}`; the median scan has "
+        f"{' x '.join(map(str, plan.median_shape))} voxels at the target spacing.\n\n"
+        + _table(["choice", "value", "reason"], rows)
+    )
+
+
+def _commands() -> str:
+    return """\
+## Commands
+
+Run from the bundle's folder, with `unet-bundle` installed. `DATASET` is a folder with `dataset.json`, `SCANS` a folder of
+NIfTI files, `OUT` a folder to write to.
+
+Train on all folds but one (the best model goes to `models/model.pt`):
+
+    python -m monai.bundle run --config_file configs/train.json --bundle_root . --dataset_dir DATASET --fold 0
+
+The same on several GPUs of one machine, here two:
+
+    torchrun --standalone --nproc_per_node=2 -m monai.bundle run --config_file "['configs/train.json','configs/multi_gpu_train.json']" --bundle_root . --dataset_dir DATASET
+
+Score the fold that was kept back, on the untouched label files:
+
+    python -m monai.bundle run --config_file "['configs/inference.json','configs/evaluate.json']" --bundle_root . --dataset_dir DATASET --output_dir OUT --fold 0
+
+Segment scans, each to `OUT/<scan>_seg.nii.gz` on the scan's own grid:
+
+    python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir SCANS --output_dir OUT
+
+Export to TorchScript and ONNX:
+
+    python -m monai.bundle ckpt_export --net_id network_def --filepath models/model.ts --ckpt_file models/model.pt --meta_file configs/metadata.json --config_file configs/inference.json
+    python -m monai.bundle onnx_export --net_id network_def --filepath models/model.onnx --ckpt_file models/model.pt --meta_file configs/metadata.json --config_file configs/inference.json
+
+Verify the metadata (the schema is downloaded unless the file is there) and the network's input and output:
+
+    python -m monai.bundle verify_metadata --meta_file configs/metadata.json --filepath metadata_schema.json
+    python -m monai.bundle verify_net_in_out --net_id network_def --meta_file configs/metadata.json --config_file configs/inference.json"""
+
+
+def _overrides(plan: Plan) -> str:
+    return f"""\
+## Change a value
+
+Every top-level value of a config can be given on the command line; nested ones with `::` between the keys:
+
+    python -m monai.bundle run --config_file configs/train.json --bundle_root . --dataset_dir DATASET --max_epochs {max(plan.max_epochs // 2, 1)} --learning_rate {plan.learning_rate / 2:g}
+    python -m monai.bundle run --config_file configs/train.json --bundle_root . --dataset_dir DATASET --network_def::dropout 0.1
+
+A key that the bundle does not know is refused. To keep a change, state it under `overrides` in the task card and plan
+again; what depends on it (patch, stages, batch) follows:
+
+    overrides:
+      batch_size: {plan.batch_size + 2}
+      network: {{dropout: 0.1}}"""
+
+
+def _scores(scores: Mapping[str, Any] | None) -> str:
+    if scores is None:
+        return f"## Scores\n\n{NOT_TRAINED}"
+    rows = [[name, _score(value)] for name, value in scores["classes"].items()]
+    rows.append(["mean", _score(scores["mean"])])
+    remarks = "".join(f"\n- {name}: {text}" for name, text in scores.get("remarks", {}).items())
+    return (
+        f"## Scores\n\nDice on the scans' own grid, mean over {_plural(len(scores['cases']), 'case')}.\n\n"
+        + _table(["label", "Dice"], rows)
+        + (f"\n{remarks}" if remarks else "")
+    )
+
+
+def _attribution(card: TaskCard) -> str:
+    return f"""\
+## Attribution
+
+Authors: {card.authors.strip()}. Copyright: {card.copyright.strip()}.
+
+{CITATIONS}"""
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _value(value: Any) -> str:
+    """A value as it stands in the configs, but short: `[3, 3, 3]` four times is written once."""
+    if isinstance(value, list) and len(value) > 1 and all(entry == value[0] for entry in value) and value[0] != 1:
+        return f"{_value(value[0])} in all {len(value)}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(f"[{_value(entry)}]" if isinstance(entry, list) else _value(entry) for entry in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _range(values: tuple[float, ...]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

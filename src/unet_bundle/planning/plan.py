@@ -1,0 +1,225 @@
+"""The plan: every choice that turns a data set's fingerprint into a bundle, each with its reason."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unet_bundle.errors import ConfigError
+from unet_bundle.planning import topology
+from unet_bundle.planning.architecture import plan_architecture, plan_batch_size
+from unet_bundle.planning.card import TaskCard
+from unet_bundle.planning.fingerprint import FORMAT
+from unet_bundle.planning.memory import training_memory_bytes
+from unet_bundle.planning.overrides import Choices
+from unet_bundle.planning.targets import TARGETS, MemoryTarget, in_gib
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every value a bundle is written from; lists have one entry per axis in the order right, anterior, superior.
+
+    Attributes:
+        name: Name of the bundle.
+        spatial_dims: 2 or 3.
+        in_channels: Image channels.
+        modality: Modality of each channel.
+        labels: Label name to voxel value, background included.
+        spacing: Target spacing in mm.
+        orientation: Axes that scans are brought to.
+        patch_size: Voxels of a training patch and of the inference window.
+        batch_size: Patches per step.
+        network: Arguments of `unet_bundle.networks.UNet`.
+        normalization: One scheme per channel (see `unet_bundle.transforms.NormalizeChannelsd`).
+        mirror_axes: Axes that augmentation mirrors.
+        foreground_fraction: Share of training patches centred on a labelled voxel.
+        overlap: Overlap of inference windows, as a share of the window.
+        iterations_per_epoch: Steps per epoch.
+        max_epochs: Epochs.
+        val_interval: Epochs from one validation to the next.
+        learning_rate: Peak learning rate.
+        memory_target: The target that was planned for.
+        memory_bytes: Forecast of a training step's peak memory, in bytes.
+        subject_key: How a case name gives the subject.
+        splits_file: Existing splits, or None.
+        folds: Number of folds.
+        seed: Seed of folds and training.
+        median_shape: Median size of the scans at the target spacing, in voxels.
+        reasons: Name of a choice (``network.strides`` for an argument of the network) to one sentence on why.
+    """
+
+    name: str
+    spatial_dims: int
+    in_channels: int
+    modality: list[str]
+    labels: dict[str, int]
+    spacing: list[float]
+    orientation: str
+    patch_size: list[int]
+    batch_size: int
+    network: dict[str, Any]
+    normalization: list[dict[str, Any]]
+    mirror_axes: list[int]
+    foreground_fraction: float
+    overlap: float
+    iterations_per_epoch: int
+    max_epochs: int
+    val_interval: int
+    learning_rate: float
+    memory_target: str
+    memory_bytes: int
+    subject_key: str | None
+    splits_file: str | None
+    folds: int
+    seed: int
+    median_shape: list[int]
+    reasons: dict[str, str]
+
+
+def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarget = "cpu") -> Plan:
+    """Plan a bundle; a pure function, the same bytes every time.
+
+    The rules are nnU-Net's (Isensee et al. 2021, Nature Methods 18:203); the memory is counted from the feature maps of
+    the very network that is planned.
+
+    Args:
+        fingerprint: What `measure_fingerprint` returned.
+        card: The task card; its overrides take the place of planned values, and what depends on them follows.
+        memory: What to plan for: a workstation without a GPU, or a GPU's memory.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ConfigError: If the memory target is unknown, the card does not fit the fingerprint, an override is unknown or
+            contradicts another value, or not even the smallest patch fits the memory.
+    """
+    if memory not in TARGETS:
+        raise ConfigError(f"memory target {memory!r} is unknown: it must be one of {', '.join(TARGETS)}")
+    _check_fingerprint(fingerprint, card)
+    target = TARGETS[memory]
+    dims = int(fingerprint["spatial_dims"])
+    choices = Choices(card, dims)
+
+    cases = fingerprint["cases"]
+    spacing = choices.take("spacing", *_spacing(fingerprint))
+    shape = topology.median_shape(cases["spacings"], cases["shapes"], spacing)
+    architecture = plan_architecture(choices, target, (len(card.modality), len(card.labels)), spacing, shape)
+    batch_size = choices.take(
+        "batch_size", *plan_batch_size(architecture, target, shape, int(fingerprint["num_cases"]))
+    )
+    memory_bytes = training_memory_bytes(
+        architecture.network, architecture.patch_size, batch_size, target.precision
+    )
+    choices.reasons["memory_bytes"] = (
+        f"feature maps in {target.precision}, weights, gradients and AdamW's moments take {in_gib(memory_bytes)}; "
+        f"{in_gib(target.budget)} are planned for {memory} ({target.why_budget})"
+    )
+    choices.reasons["orientation"] = "one orientation for all scans, so that an axis means the same in each"
+    steps = f"{target.iterations_per_epoch} steps x {target.max_epochs} epochs"
+    plan = Plan(
+        name=card.name,
+        spatial_dims=dims,
+        in_channels=len(card.modality),
+        modality=list(card.modality),
+        labels=dict(sorted(card.labels.items(), key=lambda item: item[1])),
+        spacing=spacing,
+        orientation="RAS",
+        patch_size=architecture.patch_size,
+        batch_size=batch_size,
+        network=architecture.network,
+        normalization=choices.take("normalization", *_normalization(fingerprint, card)),
+        mirror_axes=choices.take("mirror_axes", *_mirror_axes(card, dims)),
+        foreground_fraction=choices.take(
+            "foreground_fraction", 0.33, "nnU-Net's third of patches that are sure to show an organ, the rest anywhere"
+        ),
+        overlap=choices.take(
+            "overlap", 0.5, "windows half over each other, so that the weak border of one is the middle of the next"
+        ),
+        iterations_per_epoch=choices.take(
+            "iterations_per_epoch", target.iterations_per_epoch, f"{steps}: {target.why_schedule}"
+        ),
+        max_epochs=choices.take("max_epochs", target.max_epochs, f"{steps}: {target.why_schedule}"),
+        val_interval=choices.take(
+            "val_interval",
+            target.val_interval,
+            f"a validation every {target.val_interval * target.iterations_per_epoch} steps costs little beside them",
+        ),
+        learning_rate=choices.take(
+            "learning_rate", 0.001, "the usual peak for AdamW, with gradients clipped and a warm-up before it"
+        ),
+        memory_target=memory,
+        memory_bytes=memory_bytes,
+        subject_key=card.subject,
+        splits_file=card.splits_file,
+        folds=card.folds,
+        seed=card.seed,
+        median_shape=shape,
+        reasons=choices.reasons,
+    )
+    if plan.val_interval > plan.max_epochs:
+        raise ConfigError(
+            f"val_interval {plan.val_interval} is more than max_epochs {plan.max_epochs}, so that no model would ever be "
+            "scored: set a smaller val_interval under overrides in the task card"
+        )
+    return plan
+
+
+def _check_fingerprint(fingerprint: Mapping[str, Any], card: TaskCard) -> None:
+    if fingerprint.get("format") != FORMAT:
+        raise ConfigError(
+            f"the fingerprint has format {fingerprint.get('format')!r}, this version reads "
+            f"{FORMAT}: measure the data set again"
+        )
+    if fingerprint["num_channels"] != len(card.modality):
+        raise ConfigError(
+            f"the fingerprint has {fingerprint['num_channels']} channels but the task card states {card.modality}: "
+            "correct the card or measure the data set again"
+        )
+    if set(fingerprint["labels"]) != set(card.labels):
+        raise ConfigError(
+            f"the fingerprint has the labels {sorted(fingerprint['labels'])} but the task card {sorted(card.labels)}: "
+            "correct the card or measure the data set again"
+        )
+    if card.splits_file is None and fingerprint["num_subjects"] < card.folds:
+        raise ConfigError(
+            f"the data set has {fingerprint['num_subjects']} subjects, too few for {card.folds} folds: "
+            f"set 'folds: {max(fingerprint['num_subjects'], 2)}' or less in the task card"
+        )
+
+
+def _spacing(fingerprint: Mapping[str, Any]) -> tuple[list[float], str]:
+    cases = fingerprint["cases"]
+    spacing, anisotropic = topology.target_spacing(cases["spacings"], cases["shapes"])
+    reason = f"median of {fingerprint['num_cases']} cases per axis"
+    if anisotropic is not None:
+        reason += (
+            f"; axis {anisotropic} has thick slices ({topology.ANISOTROPY:g} times the others' spacing and fewer voxels), "
+            f"so there the {topology.THICK_SLICE_PERCENTILE}th percentile"
+        )
+    return spacing, reason
+
+
+def _normalization(fingerprint: Mapping[str, Any], card: TaskCard) -> tuple[list[dict[str, Any]], str]:
+    schemes: list[dict[str, Any]] = []
+    reasons = []
+    for modality, statistics in zip(card.modality, fingerprint["intensities"], strict=True):
+        if modality.strip().upper() == "CT":
+            low, high = statistics["percentile_00_5"], statistics["percentile_99_5"]
+            schemes.append(
+                {"scheme": "ct", "lower": low, "upper": high, "mean": statistics["mean"], "std": statistics["std"]}
+            )
+            reasons.append(f"{modality}: Hounsfield units mean the same in every scan, clipped to the foreground's 0.5 "
+                           f"and 99.5 percentiles {low:g} and {high:g}")  # fmt: skip
+        else:
+            schemes.append({"scheme": "zscore"})
+            reasons.append(f"{modality}: the scale is arbitrary (foreground from {statistics['min']:g} to "
+                           f"{statistics['max']:g} over the data set), so mean 0 and deviation 1 per image")  # fmt: skip
+    return schemes, "; ".join(reasons)
+
+
+def _mirror_axes(card: TaskCard, dims: int) -> tuple[list[int], str]:
+    if not card.left_right_pairs:
+        return list(range(dims)), "the task card names no left/right pairs, so a mirrored organ is the same organ"
+    left, right = card.left_right_pairs[0]
+    reason = f"not across left and right (axis 0): it would make {left!r} look like {right!r}"
+    return list(range(1, dims)), reason

@@ -1,0 +1,503 @@
+"""The configs of a bundle, from a plan: the one template there is.
+
+Every knob a person turns is a top-level value; the wiring stands below and refers to it by ``@``. Each config names the
+files it is made of, so that a run can refuse keys it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unet_bundle.planning.plan import Plan
+
+Config = dict[str, Any]
+
+START = "unet_bundle.runtime.start_run"
+
+FULL_TURN = 3.1416
+"""Radians of half a turn: the largest rotation in an anisotropic plane, as nnU-Net turns there."""
+TILT = 0.5236
+"""Radians (30 degrees) of the largest rotation about each axis of a roughly isotropic patch (nnU-Net's range)."""
+
+
+def configs(plan: Plan) -> dict[str, Config]:
+    """All configs of a bundle by file name, but for metadata.json."""
+    return {
+        "train.json": train_config(plan),
+        "evaluate.json": evaluate_config(plan),
+        "inference.json": inference_config(plan),
+        "multi_gpu_train.json": multi_gpu_train_config(),
+        "multi_gpu_evaluate.json": multi_gpu_evaluate_config(),
+    }
+
+
+# --- shared parts -----------------------------------------------------------------------------------------------
+
+
+def _network(plan: Plan) -> Config:
+    return {"_target_": "unet_bundle.networks.UNet", **plan.network}
+
+
+def _loading(plan: Plan, keys: list[str]) -> list[Config]:
+    """Read, turn to the plan's axes, resample, normalise: what training and inference do alike."""
+    channels = [plan.in_channels, 1][: len(keys)]
+    modes = ["bilinear", "nearest"][: len(keys)]
+    return [
+        {"_target_": "unet_bundle.io.LoadImaged", "keys": keys, "channels": channels},
+        {"_target_": "Orientationd", "keys": keys, "axcodes": "@orientation", "labels": None},
+        {
+            "_target_": "unet_bundle.transforms.ResampleToSpacingd",
+            "keys": keys,
+            "spacing": "@spacing",
+            "mode": modes,
+        },
+        {"_target_": "unet_bundle.transforms.NormalizeChannelsd", "keys": "image", "schemes": "@normalization"},
+    ]
+
+
+def _sliding_window(overlap: str) -> Config:
+    return {
+        "_target_": "SlidingWindowInferer",
+        "roi_size": "@patch_size",
+        "sw_batch_size": "@sw_batch_size",
+        "overlap": overlap,
+        "mode": "gaussian",
+        "padding_mode": "constant",
+    }
+
+
+def _grid(plan: Plan) -> Config:
+    return {
+        "orientation": plan.orientation,
+        "spacing": plan.spacing,
+        "normalization": plan.normalization,
+        "patch_size": plan.patch_size,
+    }
+
+
+DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
+
+
+# --- inference --------------------------------------------------------------------------------------------------
+
+
+def inference_config(plan: Plan) -> Config:
+    """``inference.json``: scans of a folder to label maps on the scans' own grids. Complete by itself, as hosts need."""
+    return {
+        "config_files": ["inference.json"],
+        "bundle_root": ".",
+        "dataset_dir": None,
+        "output_dir": "$@bundle_root + '/eval'",
+        "checkpoint": "$@bundle_root + '/models/model.pt'",
+        "device": DEVICE,
+        "precision": "float32",
+        "overlap": plan.overlap,
+        "sw_batch_size": 1,
+        "num_workers": 0,
+        "num_classes": len(plan.labels),
+        **_grid(plan),
+        "displayable_configs": {"overlap": "@overlap", "sw_batch_size": "@sw_batch_size"},
+        "network_def": _network(plan),
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": _loading(plan, ["image"])},
+        "dataset": {
+            "_target_": "Dataset",
+            "data": {"_target_": "unet_bundle.io.find_images", "dataset_dir": "@dataset_dir"},
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 1,
+            "shuffle": False,
+            "num_workers": "@num_workers",
+        },
+        "inferer": _sliding_window("@overlap"),
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {
+                    "_target_": "Invertd",
+                    "keys": "pred",
+                    "transform": "@preprocessing",
+                    "orig_keys": "image",
+                    "nearest_interp": False,
+                    "to_tensor": True,
+                },
+                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                {
+                    "_target_": "unet_bundle.io.SaveImaged",
+                    "keys": "pred",
+                    "output_dir": "@output_dir",
+                    "dtype": "uint8" if len(plan.labels) <= 256 else "uint16",
+                },
+            ],
+        },
+        "handlers": [
+            {
+                "_target_": "unet_bundle.training.CheckpointLoader",
+                "load_path": "@checkpoint",
+                "load_dict": {"model": "@network"},
+            },
+            {"_target_": "unet_bundle.training.StatsHandler"},
+            {"_target_": "unet_bundle.training.Progress", "description": "Segmenting"},
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "iteration_update": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+        },
+        "initialize": [{"_target_": START, "config_files": "@config_files"}],
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def evaluate_config(plan: Plan) -> Config:
+    """``evaluate.json``: laid over inference.json; scores a fold against the untouched label files."""
+    return {
+        "config_files": ["inference.json", "evaluate.json"],
+        "part": "validation",
+        "fold": 0,
+        "folds": plan.folds,
+        "subject_key": plan.subject_key,
+        "splits_file": plan.splits_file,
+        "split_seed": plan.seed,
+        "labels": plan.labels,
+        "dataset::data": _cases("@part"),
+        "+preprocessing::transforms": [{"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1}],
+        "key_metric": {"val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}},
+        "evaluator::key_val_metric": "@key_metric",
+        "+handlers": [
+            {"_target_": "unet_bundle.evaluation.SaveScores", "labels": "@labels", "output_dir": "@output_dir"}
+        ],
+    }
+
+
+def _cases(part: str) -> Config:
+    """The labelled cases of a part of a fold, as a component: hosts replace it by a list of their own."""
+    return {
+        "_target_": "unet_bundle.io.select_cases",
+        "cases": {"_target_": "unet_bundle.io.find_cases", "dataset_dir": "@dataset_dir"},
+        "part": part,
+        "fold": "@fold",
+        "folds": "@folds",
+        "subject_key": "@subject_key",
+        "splits_file": "@splits_file",
+        "seed": "@split_seed",
+    }
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+def _random_transforms(plan: Plan) -> list[Config]:
+    """Crop with foreground oversampling, turn and scale, mirror, then change intensities (after nnU-Net's recipe)."""
+    both: Mapping[str, Any] = {"keys": ["image", "label"]}
+    return [
+        {"_target_": "EnsureTyped", **both, "dtype": ["$torch.float32", "$torch.float32"], "track_meta": False},
+        {"_target_": "SpatialPadd", **both, "spatial_size": "@patch_size"},
+        {
+            "_target_": "RandCropByPosNegLabeld",
+            **both,
+            "label_key": "label",
+            "spatial_size": "@patch_size",
+            "pos": "@foreground_fraction",
+            "neg": "$1 - @foreground_fraction",
+            "num_samples": 1,
+        },
+        {
+            "_target_": "RandAffined",
+            **both,
+            "prob": 0.3,
+            "rotate_range": _rotation(plan),
+            "scale_range": [0.25] * plan.spatial_dims,
+            "mode": ["bilinear", "nearest"],
+            "padding_mode": "border",
+        },
+        *[{"_target_": "RandFlipd", **both, "prob": 0.5, "spatial_axis": axis} for axis in plan.mirror_axes],
+        {"_target_": "RandGaussianNoised", "keys": "image", "prob": 0.1, "std": 0.3},
+        {
+            "_target_": "RandGaussianSmoothd",
+            "keys": "image",
+            "prob": 0.1,
+            **{f"sigma_{axis}": [0.5, 1.0] for axis in "xyz"[: plan.spatial_dims]},
+        },
+        {"_target_": "RandScaleIntensityd", "keys": "image", "prob": 0.15, "factors": 0.25},
+        {
+            "_target_": "RandSimulateLowResolutiond",
+            "keys": "image",
+            "prob": 0.15,
+            "zoom_range": [0.5, 1.0],
+        },
+        {"_target_": "RandAdjustContrastd", "keys": "image", "prob": 0.3, "gamma": [0.7, 1.5], "retain_stats": True},
+    ]
+
+
+def _rotation(plan: Plan) -> list[float]:
+    """Largest angle (radians) about each axis: out of the plane of thick slices a rotation would tear structures."""
+    if plan.spatial_dims == 2:
+        return [FULL_TURN]
+    thickest = max(range(3), key=lambda axis: plan.spacing[axis])
+    if plan.spacing[thickest] >= 3 * min(plan.spacing):
+        return [FULL_TURN if axis == thickest else 0.0 for axis in range(3)]
+    return [TILT] * 3
+
+
+def train_config(plan: Plan) -> Config:
+    """``train.json``: train on the folds but one, validate on that one."""
+    return {
+        "config_files": ["train.json"],
+        "bundle_root": ".",
+        "dataset_dir": None,
+        "fold": 0,
+        "folds": plan.folds,
+        "subject_key": plan.subject_key,
+        "splits_file": plan.splits_file,
+        "split_seed": plan.seed,
+        "output_dir": "$@bundle_root + '/runs/fold_' + str(@fold)",
+        "checkpoint": "$@bundle_root + '/models/model.pt'",
+        "device": DEVICE,
+        "seed": plan.seed,
+        "resume": False,
+        "max_epochs": plan.max_epochs,
+        "max_minutes": None,
+        "iterations_per_epoch": plan.iterations_per_epoch,
+        "val_interval": plan.val_interval,
+        "batch_size": plan.batch_size,
+        "learning_rate": plan.learning_rate,
+        "weight_decay": 0.01,
+        "precision": "auto",
+        "foreground_fraction": plan.foreground_fraction,
+        "val_overlap": 0.25,
+        "sw_batch_size": plan.batch_size,
+        "num_workers": 1,
+        "cache_bytes": None,
+        "num_classes": len(plan.labels),
+        **_grid(plan),
+        "network_def": _network(plan),
+        "network": "$@network_def.to(@device)",
+        "optimizer": {
+            "_target_": "torch.optim.AdamW",
+            "params": "$@network.parameters()",
+            "lr": "@learning_rate",
+            "weight_decay": "@weight_decay",
+        },
+        "loss": {
+            "_target_": "DeepSupervisionLoss",
+            "loss": {
+                "_target_": "DiceCELoss",
+                "include_background": False,
+                "to_onehot_y": True,
+                "softmax": True,
+                "batch": True,
+            },
+        },
+        "train": {
+            "deterministic_transforms": _loading(plan, ["image", "label"]),
+            "random_transforms": _random_transforms(plan),
+            "preprocessing": {
+                "_target_": "Compose",
+                "transforms": "$@train::deterministic_transforms + @train::random_transforms",
+            },
+            "dataset": {
+                "_target_": "unet_bundle.training.CaseDataset",
+                "data": _cases("train"),
+                "transform": "@train::preprocessing",
+                "cache_bytes": "@cache_bytes",
+            },
+            "sampler": {
+                "_target_": "unet_bundle.training.CaseSampler",
+                "dataset": "@train::dataset",
+                "samples_per_epoch": "$@iterations_per_epoch * @batch_size",
+                "seed": "@seed",
+            },
+            "dataloader": {
+                "_target_": "DataLoader",
+                "dataset": "@train::dataset",
+                "sampler": "@train::sampler",
+                "batch_size": "@batch_size",
+                "num_workers": "@num_workers",
+                "persistent_workers": "$@num_workers > 0",
+                "pin_memory": "$@device.type == 'cuda'",
+            },
+            "inferer": {"_target_": "SimpleInferer"},
+            "postprocessing": {
+                "_target_": "Compose",
+                "transforms": [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}],
+            },
+            "key_metric": {
+                "train_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}
+            },
+            "handlers": [
+                {
+                    "_target_": "unet_bundle.training.LearningRate",
+                    "optimizer": "@optimizer",
+                    "peak": "@learning_rate",
+                },
+                {
+                    "_target_": "unet_bundle.training.TimeBudget",
+                    "minutes": "@max_minutes",
+                    "evaluator": "@validate::evaluator",
+                    "val_interval": "@val_interval",
+                },
+                {
+                    "_target_": "ValidationHandler",
+                    "validator": "@validate::evaluator",
+                    "epoch_level": True,
+                    "interval": "@val_interval",
+                },
+                {
+                    "_target_": "unet_bundle.training.TrainingLog",
+                    "evaluator": "@validate::evaluator",
+                    "folder": "@output_dir",
+                },
+                {
+                    "_target_": "unet_bundle.training.RunCheckpoints",
+                    "network": "@network",
+                    "optimizer": "@optimizer",
+                    "evaluator": "@validate::evaluator",
+                    "folder": "@output_dir",
+                    "interval": "@val_interval",
+                    "resume": "@resume",
+                },
+                {
+                    "_target_": "unet_bundle.training.PublishModel",
+                    "network": "@network",
+                    "evaluator": "@validate::evaluator",
+                    "postprocessing": "@validate::postprocessing",
+                    "num_classes": "@num_classes",
+                    "folder": "@output_dir",
+                    "path": "@checkpoint",
+                },
+                {"_target_": "unet_bundle.training.StatsHandler"},
+                {"_target_": "unet_bundle.training.Progress", "description": "Training"},
+                {
+                    "_target_": "TensorBoardStatsHandler",
+                    "log_dir": "@output_dir",
+                    "tag_name": "train_loss",
+                    "output_transform": "$lambda output: output[0]['loss']",
+                },
+            ],
+            "trainer": {
+                "_target_": "SupervisedTrainer",
+                "device": "@device",
+                "max_epochs": "@max_epochs",
+                "train_data_loader": "@train::dataloader",
+                "network": "@network",
+                "optimizer": "@optimizer",
+                "loss_function": "@loss",
+                "inferer": "@train::inferer",
+                "iteration_update": {"_target_": "unet_bundle.training.TrainStep", "precision": "@precision"},
+                "postprocessing": "@train::postprocessing",
+                "key_train_metric": "@train::key_metric",
+                "train_handlers": "@train::handlers",
+            },
+        },
+        "validate": {
+            "preprocessing": {"_target_": "Compose", "transforms": "@train::deterministic_transforms"},
+            "dataset": {
+                "_target_": "unet_bundle.training.CaseDataset",
+                "data": _cases("validation"),
+                "transform": "@validate::preprocessing",
+                "cache_bytes": "@cache_bytes",
+            },
+            "dataloader": {
+                "_target_": "DataLoader",
+                "dataset": "@validate::dataset",
+                "batch_size": 1,
+                "shuffle": False,
+                "num_workers": 0,
+            },
+            "inferer": _sliding_window("@val_overlap"),
+            "postprocessing": {
+                "_target_": "Compose",
+                "transforms": [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}],
+            },
+            "key_metric": {
+                "val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}
+            },
+            "handlers": [
+                {
+                    "_target_": "TensorBoardStatsHandler",
+                    "log_dir": "@output_dir",
+                    "iteration_log": False,
+                },
+                {
+                    "_target_": "TensorBoardImageHandler",
+                    "log_dir": "@output_dir",
+                    "batch_transform": "$monai.handlers.from_engine(['image', 'label'])",
+                    "output_transform": "$monai.handlers.from_engine(['pred'])",
+                },
+            ],
+            "evaluator": {
+                "_target_": "SupervisedEvaluator",
+                "device": "@device",
+                "val_data_loader": "@validate::dataloader",
+                "network": "@network",
+                "inferer": "@validate::inferer",
+                "iteration_update": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
+                "postprocessing": "@validate::postprocessing",
+                "key_val_metric": "@validate::key_metric",
+                "val_handlers": "@validate::handlers",
+            },
+        },
+        "initialize": [
+            {"_target_": START, "config_files": "@config_files"},
+            {"_target_": "monai.utils.set_determinism", "seed": "@seed"},
+        ],
+        "run": ["$@train::trainer.run()"],
+    }
+
+
+# --- several processes ------------------------------------------------------------------------------------------
+
+
+def _joined(config_files: list[str]) -> list[Config]:
+    return [{"_target_": START, "config_files": config_files}, {"_target_": "unet_bundle.training.start_processes"}]
+
+
+def multi_gpu_train_config() -> Config:
+    """``multi_gpu_train.json``: laid over train.json, for torchrun."""
+    files = ["train.json", "multi_gpu_train.json"]
+    return {
+        "config_files": files,
+        "device": {"_target_": "unet_bundle.training.local_device"},
+        "network": {
+            "_target_": "torch.nn.parallel.DistributedDataParallel",
+            "module": "$@network_def.to(@device)",
+            "device_ids": "$[@device] if @device.type == 'cuda' else None",
+        },
+        "validate::sampler": {
+            "_target_": "DistributedSampler",
+            "dataset": "@validate::dataset",
+            "even_divisible": False,
+            "shuffle": False,
+        },
+        "validate::dataloader::sampler": "@validate::sampler",
+        "initialize": [*_joined(files), {"_target_": "monai.utils.set_determinism", "seed": "@seed"}],
+        "finalize": ["$torch.distributed.destroy_process_group()"],
+    }
+
+
+def multi_gpu_evaluate_config() -> Config:
+    """``multi_gpu_evaluate.json``: laid over inference.json and evaluate.json, for torchrun."""
+    files = ["inference.json", "evaluate.json", "multi_gpu_evaluate.json"]
+    return {
+        "config_files": files,
+        "device": {"_target_": "unet_bundle.training.local_device"},
+        "sampler": {
+            "_target_": "DistributedSampler",
+            "dataset": "@dataset",
+            "even_divisible": False,
+            "shuffle": False,
+        },
+        "dataloader::sampler": "@sampler",
+        "initialize": _joined(files),
+        "finalize": ["$torch.distributed.destroy_process_group()"],
+    }

@@ -1,0 +1,25 @@
+"""What MONAI's Ignite engines get from us: steps, data order, schedule, checkpoints, logs."""
+
+from unet_bundle.training.checkpoints import CheckpointLoader, PublishModel, RunCheckpoints
+from unet_bundle.training.data import CaseDataset, CaseSampler
+from unet_bundle.training.distributed import local_device, start_processes
+from unet_bundle.training.handlers import Progress, StatsHandler, TrainingLog
+from unet_bundle.training.schedule import LearningRate, TimeBudget
+from unet_bundle.training.steps import EvaluationStep, TrainStep
+
+__all__ = [
+    "CaseDataset",
+    "CaseSampler",
+    "CheckpointLoader",
+    "EvaluationStep",
+    "LearningRate",
+    "Progress",
+    "PublishModel",
+    "RunCheckpoints",
+    "StatsHandler",
+    "TimeBudget",
+    "TrainStep",
+    "TrainingLog",
+    "local_device",
+    "start_processes",
+]

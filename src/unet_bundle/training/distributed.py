@@ -1,0 +1,37 @@
+"""Several processes started by torchrun: which device is mine, and joining the others."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from unet_bundle.errors import ConfigError
+
+
+def local_device() -> torch.device:
+    """The GPU of this process, by torchrun's ``LOCAL_RANK``; the CPU where there is none."""
+    return torch.device(f"cuda:{_local_rank()}") if torch.cuda.is_available() else torch.device("cpu")
+
+
+def start_processes() -> None:
+    """Join the processes torchrun started, by nccl between GPUs and gloo between CPUs.
+
+    Raises:
+        ConfigError: the process was not started by torchrun.
+    """
+    _local_rank()
+    if torch.distributed.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_device())
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def _local_rank() -> int:
+    try:
+        return int(os.environ["LOCAL_RANK"])
+    except KeyError:
+        raise ConfigError(
+            "The multi_gpu configs need several processes: start them by `torchrun -m monai.bundle run ...`."
+        ) from None

@@ -1,0 +1,90 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.data import MetaTensor
+
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.transforms import NormalizeChannelsd
+
+ZSCORE = {"scheme": "zscore"}
+CT = {"scheme": "ct", "lower": -100.0, "upper": 300.0, "mean": 50.0, "std": 80.0}
+
+
+def image_of(channels=1, scale=1.0, offset=0.0):
+    voxels = np.random.default_rng(0).normal(size=(channels, 9, 8, 7)) * scale + offset
+    affine = torch.diag(torch.tensor([1.0, 1.5, 2.0, 1.0], dtype=torch.float64))
+    return MetaTensor(torch.tensor(voxels, dtype=torch.float32), affine=affine, meta={"filename_or_obj": "x/scan.nii"})
+
+
+@given(st.floats(1e-2, 1e5), st.floats(-1e4, 1e4))
+def test_zscore_forgets_scale_and_offset(scale, offset):
+    """Hippocampus scans differ a thousandfold in scale."""
+    normalize = NormalizeChannelsd("image", [ZSCORE])
+    plain = normalize({"image": image_of()})["image"]
+    changed = normalize({"image": image_of(scale=scale, offset=offset)})["image"]
+    assert abs(float(plain.mean())) < 1e-5
+    assert float(plain.std(correction=0)) == pytest.approx(1, abs=1e-4)
+    if abs(offset) < 100 * scale:  # else float32 has no room left for the differences
+        torch.testing.assert_close(changed, plain, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, 3e5])
+def test_a_constant_image_becomes_zero(value):
+    image = torch.full((1, 4, 4, 4), value)
+    assert torch.equal(NormalizeChannelsd("image", [ZSCORE])({"image": image})["image"], torch.zeros(1, 4, 4, 4))
+
+
+def test_ct_is_clipped_and_scaled_as_nnunet_does():
+    image = torch.tensor([[-2000.0, -100.0, 50.0, 130.0, 300.0, 3000.0]])
+    normalized = NormalizeChannelsd("image", [CT])({"image": image})["image"]
+    torch.testing.assert_close(normalized, torch.tensor([[-1.875, -1.875, 0.0, 1.0, 3.125, 3.125]]))
+
+
+def test_each_channel_has_its_scheme_and_the_metadata_stay():
+    image = image_of(channels=2, scale=100)
+    before = image.clone()
+    normalized = NormalizeChannelsd("image", [CT, ZSCORE])({"image": image, "image_path": "a string"})["image"]
+    assert torch.equal(image, before), "the input is not changed in place"
+    torch.testing.assert_close(normalized[0].as_tensor(), (before[0].as_tensor().clamp(-100, 300) - 50) / 80)
+    assert float(normalized[1].mean()) == pytest.approx(0, abs=1e-5)
+    assert isinstance(normalized, MetaTensor)
+    assert torch.equal(normalized.affine, image.affine)
+    assert normalized.meta["filename_or_obj"] == "x/scan.nii"
+    assert normalized.applied_operations == image.applied_operations
+
+
+def test_integers_come_out_as_float32():
+    image = torch.arange(24, dtype=torch.int16).reshape(1, 2, 3, 4)
+    assert NormalizeChannelsd("image", [ZSCORE])({"image": image})["image"].dtype == torch.float32
+
+
+def test_another_channel_count_is_refused_by_file_name():
+    with pytest.raises(InputError, match=r"^scan\.nii has 2 channels, the model needs 1"):
+        NormalizeChannelsd("image", [ZSCORE])({"image": image_of(channels=2)})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        ({"scheme": "z-score"}, "is unknown: its scheme must be ct or zscore"),
+        ({}, "is unknown"),
+        ("zscore", "is unknown"),
+        ({"scheme": "zscore", "mean": 1}, r"zscore takes \[\], got \['mean'\]"),
+        ({"scheme": "ct", "lower": 0}, r"ct takes \['lower', 'mean', 'std', 'upper'\]"),
+        ({**CT, "std": 0.0}, "needs lower < upper and std > 0"),
+        ({**CT, "lower": 300.0}, "needs lower < upper and std > 0"),
+        ({**CT, "mean": "50"}, "takes numbers"),
+    ],
+)
+def test_schemes_that_cannot_be_are_refused_at_once(scheme, message):
+    with pytest.raises(ConfigError, match=message):
+        NormalizeChannelsd("image", [scheme])
+
+
+def test_it_survives_pickling():
+    normalize = pickle.loads(pickle.dumps(NormalizeChannelsd("image", [CT])))  # noqa: S301
+    assert normalize({"image": image_of()})["image"].shape == (1, 9, 8, 7)
