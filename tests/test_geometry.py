@@ -28,7 +28,7 @@ positions = st.floats(-300, 300)
 @st.composite
 def affines(draw):
     """Affines of scans: any rotation, handedness, spacing and position."""
-    axis = np.array(draw(st.tuples(*[st.floats(-1, 1)] * 3))) + [0.0, 0.0, 1e-3]
+    axis = np.array(draw(st.tuples(*[st.floats(-1, 1)] * 3))) + np.array([0.0, 0.0, 1e-3])
     rotation = quat2mat(angle_axis2quat(draw(st.floats(-np.pi, np.pi)), axis))
     affine = np.eye(4)
     affine[:3, :3] = rotation @ np.diag([draw(edges) * draw(st.sampled_from([-1, 1])), draw(edges), draw(edges)])

@@ -41,13 +41,13 @@ def test_the_hippocampus_set_is_found_whole(shared_data):
 @pytest.mark.parametrize("missing", [None, "", "  "])
 @pytest.mark.parametrize("find", [find_cases, find_images])
 def test_a_data_set_that_is_not_given_is_asked_for(find, missing):
-    with pytest.raises(InputError, match="^dataset_dir is not set: pass --dataset_dir FOLDER$"):
+    with pytest.raises(InputError, match=r"^dataset_dir is not set: pass --dataset_dir FOLDER$"):
         find(missing)
 
 
 @pytest.mark.parametrize("find", [find_cases, find_images])
 def test_a_folder_that_is_not_there_is_refused(find, tmp_path):
-    with pytest.raises(InputError, match="nowhere' does not exist: pass"):
+    with pytest.raises(InputError, match=r"nowhere' does not exist: pass"):
         find(tmp_path / "nowhere")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match=r"notes.txt' is not a folder: pass"):
@@ -55,7 +55,7 @@ def test_a_folder_that_is_not_there_is_refused(find, tmp_path):
 
 
 def test_a_folder_without_dataset_json_is_refused(tmp_path):
-    with pytest.raises(InputError, match="has no dataset.json"):
+    with pytest.raises(InputError, match=r"has no dataset\.json"):
         find_cases(tmp_path)
 
 
@@ -97,7 +97,7 @@ def test_images_of_a_decathlon_folder_are_its_test_scans(tmp_path):
     folder = make_decathlon(tmp_path, ["liver_1"], tests=["liver_8.nii.gz", "liver_7.nii.gz"])
     assert [case_name(case["image"]) for case in find_images(folder)] == ["liver_7", "liver_8"]
     (folder / "imagesTs" / "liver_8.nii.gz").unlink()
-    with pytest.raises(InputError, match="liver_8.nii.gz, which is missing"):
+    with pytest.raises(InputError, match=r"liver_8\.nii\.gz, which is missing"):
         find_images(folder)
 
 

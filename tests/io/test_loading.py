@@ -38,7 +38,9 @@ def test_no_reader_of_monais_stands_behind():
     assert [type(reader).__module__ for reader in readers] == ["unet_bundle.io.readers"]
 
 
-@pytest.mark.parametrize(("channels", "found", "message"), [(2, 1, "1 channel, the model needs 2"), (1, 3, "3 channels, the")])
+@pytest.mark.parametrize(
+    ("channels", "found", "message"), [(2, 1, "1 channel, the model needs 2"), (1, 3, "3 channels, the")]
+)
 def test_another_channel_count_is_refused(write_nifti, channels, found, message):
     path = write_nifti("scan.nii", np.zeros((5, 6, 7, found), np.int16))
     with pytest.raises(InputError, match=rf"^scan\.nii has {message}"):

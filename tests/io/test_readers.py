@@ -61,7 +61,7 @@ def test_voxels_and_affine_are_those_of_the_file(write_nifti, image_class, endia
     np.testing.assert_array_equal(image.meta["original_affine"], nib.load(path).affine)
 
 
-def test_scaled_integers_are_unscaled(write_nifti, tmp_path):
+def test_scaled_integers_are_unscaled(write_nifti):
     raw = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE, order="F")
     path = write_nifti("scan.nii", raw)
     contents = bytearray(path.read_bytes())
@@ -143,7 +143,10 @@ REFUSED = {
         {"sform": (shifted(2), 1)},
         "has a sform and a qform that disagree (corners up to 2 mm apart)",
     ),
-    "pixel_sizes": ({"qform": (None, 0), "pixdim": [1, 1, 1.5, 5, 0, 0, 0, 0]}, "has pixel sizes of 1 x 1.5 x 5 mm that disagree with its sform (1 x 1.5 x 2 mm)"),
+    "pixel_sizes": (
+        {"qform": (None, 0), "pixdim": [1, 1, 1.5, 5, 0, 0, 0, 0]},
+        "has pixel sizes of 1 x 1.5 x 5 mm that disagree with its sform (1 x 1.5 x 2 mm)",
+    ),
     "metres": ({"units": "meter"}, "says that its voxel sizes are in metres"),
     "micrometres": ({"units": "micron"}, "says that its voxel sizes are in micrometres"),
     "spacing": ({"affine": np.diag([500.0, 1, 1, 1])}, "has a voxel size of 500 x 1 x 1 mm"),
@@ -155,6 +158,8 @@ REFUSED = {
     "five_axes": ({"data": np.zeros((4, 4, 4, 2, 2), np.uint8)}, "has shape 4 x 4 x 4 x 2 x 2, but only one axis may"),
     "line": ({"data": np.zeros(4, np.uint8)}, "has shape 4, so it holds no image"),
     "empty": ({"data": np.zeros((4, 0, 4), np.uint8)}, "has shape 4 x 0 x 4, so it holds no image"),
+    "fewer_slices": ({"dim": [3, 14, 12, 3, 1, 1, 1, 1]}, "holds more voxels than its header says (14 x 12 x 3)"),
+    "more_slices": ({"dim": [3, 14, 12, 10, 1, 1, 1, 1]}, "is damaged or cut short, its voxels cannot be read"),
     "bad_qform": ({"quatern_b": np.float32(3)}, "has a damaged qform"),
     "nan_qform": ({"qoffset_x": np.nan}, "has a sform and a qform that disagree (an affine with NaN"),
     "unknown_code": ({"sform_code": 77}, "has a qform or sform code that NIfTI does not know"),
@@ -207,7 +212,7 @@ def test_a_changed_voxel_in_a_compressed_file_is_found_by_its_checksum(write_nif
     assert "damaged" in refusal(path)
 
 
-def test_what_is_no_nifti_is_refused(write_nifti, tmp_path):
+def test_what_is_no_nifti_is_refused(tmp_path):
     (tmp_path / "text.nii").write_text("not a scan, but some words that are longer than a header" * 20)
     assert refusal(tmp_path / "text.nii").startswith("text.nii is not a NIfTI file")
     assert refusal(tmp_path / "none.nii") == "none.nii does not exist: check the path"
@@ -228,7 +233,7 @@ def test_damage_anywhere_is_refused_or_harmless(write_nifti):
     rng = np.random.default_rng(0)
     path = write_nifti("scan.nii", affine=OBLIQUE)
     contents = path.read_bytes()
-    refused = 0
+    causes = []
     for _ in range(300):
         damaged = bytearray(contents)
         damaged[rng.integers(352)] ^= 1 << rng.integers(8)
@@ -236,17 +241,19 @@ def test_damage_anywhere_is_refused_or_harmless(write_nifti):
         try:
             image = load(path)
         except RuntimeError as error:
-            assert isinstance(error.__cause__, InputError), repr(error.__cause__)
-            refused += 1
+            causes.append(error.__cause__)
         else:
             np.testing.assert_array_equal(image.affine, nib.load(path).affine)
-    assert 50 < refused < 250
+    assert 50 < len(causes) < 250
+    assert all(isinstance(cause, InputError) for cause in causes), causes
 
 
 AWKWARD = {
     "nibabel/anatomical.nii": (1, 33, 41, 25),
     "nibabel/example4d.nii.gz": (2, 128, 96, 24),
-    "nibabel/resampled_anat_moved.nii": "has 153 voxels that are NaN, infinite or beyond float32: replace them by numbers",
+    "nibabel/resampled_anat_moved.nii": (
+        "has 153 voxels that are NaN, infinite or beyond float32: replace them by numbers"
+    ),
     "nibabel/standard.nii.gz": (1, 4, 5, 7),
     "nibabel/test.mgz": "is in no format that is read: convert it to NIfTI (.nii, .nii.gz)",
     "totalsegmentator/spine_report_rgb.nii.gz": (

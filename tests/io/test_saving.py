@@ -49,7 +49,11 @@ PIPELINE = {
                 "spacing": "@spacing",
                 "mode": ["bilinear", "nearest"],
             },
-            {"_target_": "unet_bundle.transforms.NormalizeChannelsd", "keys": "image", "schemes": [{"scheme": "zscore"}]},
+            {
+                "_target_": "unet_bundle.transforms.NormalizeChannelsd",
+                "keys": "image",
+                "schemes": [{"scheme": "zscore"}],
+            },
         ],
     },
     "postprocessing": {
@@ -180,7 +184,10 @@ def test_other_types_are_refused_at_once(tmp_path, dtype):
         (lambda pred: pred * float("nan"), "do not fit uint8"),
         (lambda pred: pred - 1, "do not fit uint8"),
         (lambda pred: torch.cat([pred, pred]), "1 channel, got 2: put AsDiscreted"),
-        (lambda pred: pred[:, 1:], r"result for case_001.nii.gz is not on its grid \(shape 13 x 12 x 9 against 14 x 12 x 9\)"),
+        (
+            lambda pred: pred[:, 1:],
+            r"result for case_001.nii.gz is not on its grid \(shape 13 x 12 x 9 against 14 x 12 x 9\)",
+        ),
     ],
 )
 def test_what_is_no_label_map_of_the_scan_is_refused(write_nifti, tmp_path, change, message):
@@ -197,7 +204,7 @@ def test_a_label_map_that_was_not_inverted_is_refused_even_if_its_shape_fits(wri
         SaveImaged(keys="pred", output_dir=tmp_path)(turned)
 
 
-def test_the_scan_itself_is_never_replaced(write_nifti, tmp_path):
+def test_the_scan_itself_is_never_replaced(write_nifti):
     path = write_nifti("case.nii.gz")
     before = path.read_bytes()
     with pytest.raises(ConfigError, match=r"case\.nii\.gz would replace the scan itself"):
@@ -223,7 +230,9 @@ def test_a_sheared_image_made_in_memory_can_be_read_again(labels, tmp_path):
     affine[1, 2] = 0.3
     image = MetaTensor(torch.tensor(labels)[None], affine=torch.tensor(affine))
     SaveImaged(keys="pred", output_dir=tmp_path)({"pred": image})
-    np.testing.assert_allclose(LoadImaged(keys="image")({"image": tmp_path / "0_seg.nii.gz"})["image"].affine, affine, atol=1e-6)
+    np.testing.assert_allclose(
+        LoadImaged(keys="image")({"image": tmp_path / "0_seg.nii.gz"})["image"].affine, affine, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.bool])

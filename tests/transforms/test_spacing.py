@@ -45,7 +45,9 @@ def test_image_and_label_get_one_grid_and_come_back_to_their_own(spacing, target
     assert (data["image_path"], data["image_meta"]) == ("a string", 3)
 
     scores = MetaTensor(torch.stack([1 - data["label"][0], data["label"][0]]).as_subclass(torch.Tensor))
-    inverted = Invertd("scores", transform=transform, orig_keys="image", nearest_interp=False)(data | {"scores": scores})
+    inverted = Invertd("scores", transform=transform, orig_keys="image", nearest_interp=False)(
+        data | {"scores": scores}
+    )
     assert inverted["scores"].shape == (2, *shape)
     assert torch.equal(inverted["scores"].affine, affine)
 
@@ -158,7 +160,9 @@ def test_an_unknown_mode_is_refused():
 
 
 def test_it_inverts_together_with_orientation_after_pickling():
-    transform = Compose([Orientationd(["image", "label"], axcodes="RAS"), ResampleToSpacingd(["image", "label"], [1, 1, 1])])
+    transform = Compose(
+        [Orientationd(["image", "label"], axcodes="RAS"), ResampleToSpacingd(["image", "label"], [1, 1, 1])]
+    )
     transform = pickle.loads(pickle.dumps(transform))  # noqa: S301
     image = smooth_image()
     image.affine = image.affine[:, [2, 0, 1, 3]] @ torch.diag(torch.tensor([-1.0, 1, -1, 1], dtype=torch.float64))

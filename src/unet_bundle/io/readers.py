@@ -35,6 +35,9 @@ FORM_TOLERANCE = 1e-3
 The qform's float32 quaternion holds an angle near a half turn only to about 5e-4 rad, so good files part by that much.
 """
 
+MAX_PADDING_BYTES = 512
+"""How many bytes may follow the voxels: more means that shape or type in the header are wrong."""
+
 SPATIAL_AXES = 3
 _GZIP_MAGIC = b"\x1f\x8b"
 _NIFTI1_HEADER, _NIFTI2_HEADER = 348, 540
@@ -128,8 +131,11 @@ def _open_nifti(path: Path) -> NiftiFile:
     shape, stored_type = header.get_data_shape(), header.get_data_dtype()
     _check_voxel_type(stored_type, name)
     _check_shape(shape, name)
-    if header.get_data_offset() + math.prod(shape) * stored_type.itemsize > size:
+    surplus = size - int(header.get_data_offset()) - math.prod(shape) * stored_type.itemsize
+    if surplus < 0:
         raise _damaged(name)
+    if surplus > MAX_PADDING_BYTES:
+        raise InputError(f"{name} holds more voxels than its header says ({format_shape(shape)}): {_REPLACE}")
     return NiftiFile(path, header, _checked_affine(header, name), contents)
 
 

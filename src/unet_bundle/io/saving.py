@@ -48,9 +48,15 @@ class NiftiWriter(NibabelWriter):
 
     Args:
         output_dtype: integer type of the voxels.
+        scale: accepted for MONAI, whose `SaveImage` passes it; must be None.
+
+    Raises:
+        ConfigError: if a scale is given.
     """
 
-    def __init__(self, output_dtype: npt.DTypeLike = np.uint8) -> None:
+    def __init__(self, output_dtype: npt.DTypeLike = np.uint8, scale: int | None = None) -> None:
+        if scale is not None:
+            raise ConfigError(f"NiftiWriter has scale {scale}: label values are not scaled, leave it out")
         self.label_dtype = np.dtype(output_dtype)
         super().__init__(output_dtype=self.label_dtype)
         self.header: Any = None

@@ -1,0 +1,19 @@
+"""Planning: from labelled scans and a task card to the values a bundle is written from."""
+
+from unet_bundle.planning.card import TaskCard, load_card
+from unet_bundle.planning.fingerprint import measure_fingerprint
+from unet_bundle.planning.memory import inference_memory_bytes, training_memory_bytes
+from unet_bundle.planning.plan import Plan, make_plan
+from unet_bundle.planning.targets import TARGETS, MemoryTarget
+
+__all__ = [
+    "TARGETS",
+    "MemoryTarget",
+    "Plan",
+    "TaskCard",
+    "inference_memory_bytes",
+    "load_card",
+    "make_plan",
+    "measure_fingerprint",
+    "training_memory_bytes",
+]

@@ -53,17 +53,18 @@ def plan_architecture(
         planned = _architecture(choices.network, channels, spacing, choices.overrides["patch_size"])
         if planned.patch_size != choices.overrides["patch_size"]:
             raise ConfigError(
-                f"patch_size {choices.overrides['patch_size']} under overrides in the task card is not divisible by the "
-                f"network's total strides: set {planned.patch_size}, or other strides"
+                f"patch_size {choices.overrides['patch_size']} under overrides in the task card is not divisible by "
+                f"the network's total strides: set {planned.patch_size}, or other strides"
             )
         reason = ""
     else:
         batch_size = choices.overrides.get("batch_size", MIN_BATCH)
         first = _architecture(choices.network, channels, spacing, start)
         planned = _shrink_to_fit(first, choices, target, spacing, shape, batch_size)
-        reason = f"the median shape {by(shape)} rounded up to multiples of the total strides"
+        reason = f"the median shape {by(shape)}"
         if start != list(shape):
-            reason = f"equal edges in mm within the median shape {by(shape)}, rounded up to multiples of the total strides"
+            reason = f"equal edges in mm within the median shape {by(shape)}"
+        reason += ", rounded up to multiples of the total strides"
         if first != planned:
             reason += f", cut from {by(first.patch_size)} until a batch of {batch_size} fits {in_gib(target.budget)}"
         reason += f" ({target.why_budget})"
@@ -85,8 +86,8 @@ def plan_batch_size(
     """
     if not target.fills_memory:
         return MIN_BATCH, (
-            "the least that steadies the gradient: on a CPU the time of a step grows with the batch, and more steps per "
-            "minute teach the network sooner"
+            "the least that steadies the gradient: on a CPU the time of a step grows with the batch, and more steps "
+            "per minute teach the network sooner"
         )
     network, patch_size = architecture.network, architecture.patch_size
     one = training_memory_bytes(network, patch_size, 1, target.precision)
@@ -95,8 +96,8 @@ def plan_batch_size(
     voxels = math.prod(shape) * num_cases
     by_share = round(voxels * MAX_BATCH_SHARE / math.prod(patch_size))
     return max(min(by_memory, by_share), MIN_BATCH), (
-        f"{by_memory} patches fit {in_gib(target.budget)} and {MAX_BATCH_SHARE:.0%} of the data set's {voxels} voxels are "
-        f"{by_share} patches: the smaller of the two, at least {MIN_BATCH}"
+        f"{by_memory} patches fit {in_gib(target.budget)} and {MAX_BATCH_SHARE:.0%} of the data set's {voxels} voxels "
+        f"are {by_share} patches: the smaller of the two, at least {MIN_BATCH}"
     )
 
 
@@ -129,18 +130,14 @@ def _architecture(
     counts = {key: len(network[key]) for key in per_stage if isinstance(network[key], list)}
     if len(set(counts.values())) > 1:
         raise ConfigError(
-            f"the network's stages disagree ({', '.join(f'{key}: {count}' for key, count in counts.items())}): set all of "
-            f"{', '.join(per_stage)} under overrides, network in the task card"
+            f"the network's stages disagree ({', '.join(f'{key}: {count}' for key, count in counts.items())}): "
+            f"set all of {', '.join(per_stage)} under overrides, network in the task card"
         )
-    try:
-        total_stride = network_on_meta(network).total_stride
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"network under overrides in the task card: {str(error).rstrip('.')}") from error
-    return Architecture(network, topology.round_up(wanted, total_stride))
+    return Architecture(network, topology.round_up(wanted, _total_stride(network)))
 
 
 def _shrink_to_fit(
-    architecture: Architecture,
+    planned: Architecture,
     choices: Choices,
     target: Target,
     spacing: Sequence[float],
@@ -148,33 +145,56 @@ def _shrink_to_fit(
     batch_size: int,
 ) -> Architecture:
     """Cut the patch until a batch fits the budget, always on the axis that covers most of the scans."""
-    channels = architecture.network["in_channels"], architecture.network["out_channels"]
-    while training_memory_bytes(architecture.network, architecture.patch_size, batch_size, target.precision) > target.budget:
-        wanted = topology.smaller_patches(spacing, architecture.patch_size, shape)
-        candidates = (_architecture(choices.network, channels, spacing, patch) for patch in wanted)
-        voxels = math.prod(architecture.patch_size)
-        smaller = next((found for found in candidates if math.prod(found.patch_size) < voxels), None)
+    while training_memory_bytes(planned.network, planned.patch_size, batch_size, target.precision) > target.budget:
+        axes = topology.axes_by_coverage(planned.patch_size, shape)
+        candidates = (_cut(planned, axis, choices, spacing) for axis in axes)
+        voxels = math.prod(planned.patch_size)
+        smaller = next((cut for cut in candidates if cut is not None and math.prod(cut.patch_size) < voxels), None)
         if smaller is None:
             raise ConfigError(
-                f"a batch of {batch_size} patches of {by(architecture.patch_size)} voxels needs more than "
+                f"a batch of {batch_size} patches of {by(planned.patch_size)} voxels needs more than "
                 f"{in_gib(target.budget)} and no smaller patch is possible: plan for more memory, or set a smaller "
                 "batch_size or fewer network channels under overrides in the task card"
             )
-        architecture = smaller
-    return architecture
+        planned = smaller
+    return planned
+
+
+def _cut(planned: Architecture, axis: int, choices: Choices, spacing: Sequence[float]) -> Architecture | None:
+    """The architecture with the patch one step shorter along an axis; None if nothing would be left.
+
+    The step is the total stride that the axis has after the cut, not before: 256 with a total stride of 64 goes on to
+    224, which needs 32 only.
+    """
+    channels = planned.network["in_channels"], planned.network["out_channels"]
+    step = _total_stride(planned.network)[axis]
+    for _ in range(2):
+        wanted = list(planned.patch_size)
+        wanted[axis] -= step
+        if wanted[axis] < 1:
+            return None
+        cut = _architecture(choices.network, channels, spacing, wanted)
+        step = _total_stride(cut.network)[axis]
+    return cut
+
+
+def _total_stride(network: Mapping[str, Any]) -> list[int]:
+    try:
+        return network_on_meta(network).total_stride
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"network under overrides in the task card: {str(error).rstrip('.')}") from error
 
 
 def _network_reasons(architecture: Architecture, spacing: Sequence[float]) -> dict[str, str]:
     network, patch_size = architecture.network, architecture.patch_size
     maps = count_feature_maps(network, patch_size)
-    total = network_on_meta(network).total_stride
-    smallest = [math.ceil(edge / step) for edge, step in zip(patch_size, total, strict=True)]
+    smallest = [edge // step for edge, step in zip(patch_size, _total_stride(network), strict=True)]
     return {
-        "strides": f"each stage halves the axes that are long enough and within {topology.MAX_SPACING_RATIO:g} times the "
-        f"finest spacing ({by(spacing)} mm); the smallest map is {by(smallest)}, and no edge goes below "
-        f"{topology.MIN_FEATURE_EDGE} where the scan allows it",
-        "kernel_sizes": f"3 on every axis whose spacing is within {topology.MAX_SPACING_RATIO:g} times the finest of the "
-        "stage, 1 until then",
+        "strides": f"each stage halves the axes (of {by(spacing)} mm) that are within "
+        f"{topology.MAX_SPACING_RATIO:g} times the finest spacing and stay at least {topology.MIN_FEATURE_EDGE} voxels "
+        f"long; the smallest map is {by(smallest)}",
+        "kernel_sizes": f"3 on every axis whose spacing is within {topology.MAX_SPACING_RATIO:g} times the finest of "
+        "the stage, 1 until then",
         "channels": f"{FIRST_CHANNELS} doubling from stage to stage up to {MAX_CHANNELS[len(patch_size)]}; "
         f"{maps.weights} weights in all",
         "convolutions_per_stage": "the U-Net's two convolutions a stage",

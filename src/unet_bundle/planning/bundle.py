@@ -30,7 +30,7 @@ REQUIRED_PACKAGES = {
 
 LOGGING_CONF = """\
 [loggers]
-keys=root
+keys=root,ignite
 
 [handlers]
 keys=console
@@ -41,6 +41,11 @@ keys=line
 [logger_root]
 level=INFO
 handlers=console
+
+[logger_ignite]
+level=WARNING
+handlers=
+qualname=ignite
 
 [handler_console]
 class=StreamHandler

@@ -19,6 +19,12 @@ TERM_KEYS = ("color", *CODED_TERMS)
 CODE_KEYS = ("value", "scheme", "meaning")
 
 
+_TEXTS = (
+    "name", "title", "description", "authors", "copyright", "data_source", "data_license", "subject", "splits_file",
+    "version",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class TaskCard:
     """What a person states about a task; `load_card` fills what is left out from the data set's own description.
@@ -35,7 +41,7 @@ class TaskCard:
         labels: Label name to voxel value; ``background`` is 0 and the values are consecutive.
         terms: Per label name a ``color`` ([r, g, b], 0 to 255) and coded terms ``{value, scheme, meaning}``.
         left_right_pairs: Pairs of labels that are the left and right of one organ.
-        subject: How to find the subject in a case name (see `unet_bundle.io.splits.subject_of`); None: each case is one.
+        subject: How a case name gives the subject (see `unet_bundle.io.splits.subject_of`); None: each case is one.
         splits_file: An existing splits file in nnU-Net's form, instead of folds drawn here.
         folds: Number of cross-validation folds.
         seed: Seed of the folds and of training.
@@ -173,8 +179,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _check_types(card: TaskCard, where: str) -> None:
-    texts = "name title description authors copyright data_source data_license subject splits_file version".split()
-    for key in texts:
+    for key in _TEXTS:
         value = getattr(card, key)
         if value is None and key in ("subject", "splits_file"):
             continue
@@ -185,7 +190,9 @@ def _check_types(card: TaskCard, where: str) -> None:
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise ConfigError(f"{where}: {key} must be 'name: value' lines with text for names, not {value!r}")
     if not isinstance(card.modality, list) or not all(isinstance(entry, str) for entry in card.modality):
-        raise ConfigError(f"{where}: modality must be a list with one text a channel, such as [MRI], not {card.modality!r}")
+        raise ConfigError(
+            f"{where}: modality must be a list with one text a channel, such as [MRI], not {card.modality!r}"
+        )
 
 
 def _check_labels(labels: Mapping[str, int], where: str) -> None:
@@ -196,7 +203,8 @@ def _check_labels(labels: Mapping[str, int], where: str) -> None:
         raise ConfigError(f"{where}: labels must hold '{BACKGROUND}: 0', they are {dict(labels)}")
     if sorted(labels.values()) != list(range(len(labels))) or len(labels) < 2:
         raise ConfigError(
-            f"{where}: label values must be 0, 1, 2, ... without a gap and at least one organ, not {sorted(labels.values())}"
+            f"{where}: label values must be 0, 1, 2, ... without a gap and at least one organ, "
+            f"not {sorted(labels.values())}"
         )
     seen: dict[str, str] = {}
     for name in labels:
@@ -208,7 +216,9 @@ def _check_labels(labels: Mapping[str, int], where: str) -> None:
 def _check_terms(card: TaskCard, where: str) -> None:
     for name, terms in card.terms.items():
         if name not in card.labels:
-            raise ConfigError(f"{where}: terms are given for {name!r}, which is no label: {close_match(name, card.labels)}")
+            raise ConfigError(
+                f"{where}: terms are given for {name!r}, which is no label: {close_match(name, card.labels)}"
+            )
         if not isinstance(terms, dict):
             raise ConfigError(f"{where}: terms of {name!r} must be 'color:' and coded terms, not {terms!r}")
         _check_keys(terms, TERM_KEYS, f"{where}, terms of {name!r}")

@@ -1,5 +1,6 @@
 """The bundle's own documentation: what it does, why it is set up so, and the commands that run it."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ NOTICE = (
 NOT_TRAINED = "Not trained yet."
 
 CITATIONS = """\
-- U-Net: Ronneberger et al. 2015, <https://arxiv.org/abs/1505.04597>; Çiçek et al. 2016, <https://arxiv.org/abs/1606.06650>
-- The rules of the plan: Isensee et al. 2021, nnU-Net, Nature Methods 18:203, <https://doi.org/10.1038/s41592-020-01008-z>
+- U-Net: Ronneberger et al. 2015, <https://arxiv.org/abs/1505.04597>
+- 3D U-Net: Çiçek et al. 2016, <https://arxiv.org/abs/1606.06650>
+- The rules of the plan: nnU-Net, Isensee et al. 2021, Nature Methods 18:203, <https://doi.org/10.1038/s41592-020-01008-z>
 - The bundle format and its command line: MONAI, <https://docs.monai.io/en/stable/bundle_intro.html>"""
 
 _CHOICES = (
@@ -57,7 +59,7 @@ def bundle_readme(
 def data_license(card: TaskCard) -> str:
     """The text of the bundle's ``docs/data_license.txt``: source and terms of the scans and labels."""
     return (
-        f"Scans and labels that this bundle was planned for and trained on\n\n"
+        "Scans and labels that this bundle was planned for and trained on\n\n"
         f"Source: {card.data_source.strip()}\n\n{card.data_license.strip()}\n"
     )
 
@@ -95,7 +97,7 @@ def _data(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
     return (
         f"## Data\n\n{_plural(fingerprint['num_cases'], 'labelled scan')} of "
         f"{_plural(fingerprint['num_subjects'], 'subject')}, {sizes} voxels of {spacings} mm (axes right, anterior, "
-        f"superior). {folds}\n\nSource: {card.data_source.strip()} Terms: see `data_license.txt`."
+        f"superior). {folds}\n\nSource: {card.data_source.strip().rstrip('.')}. Terms: see `data_license.txt`."
     )
 
 
@@ -104,7 +106,7 @@ def _choices(plan: Plan) -> str:
     values |= {f"network.{name}": value for name, value in plan.network.items()}
     named = [name for name in _CHOICES if name in plan.reasons]
     named += [name for name in plan.reasons if name.startswith("network.") and name not in named]
-    rows = [[f"`{name}`", _value(values[name]), plan.reasons[name]] for name in named]
+    rows = [[f"`{name}`", f"`{json.dumps(values[name], ensure_ascii=False)}`", plan.reasons[name]] for name in named]
     rows.append(["memory of a training step", f"{plan.memory_bytes / 1024**3:.2f} GiB", plan.reasons["memory_bytes"]])
     return (
         f"## Why it is set up so\n\nPlanned for memory target `{plan.memory_target}`; the median scan has "
@@ -114,47 +116,54 @@ def _choices(plan: Plan) -> str:
 
 
 def _commands() -> str:
-    return """\
+    run = "python -m monai.bundle run --config_file"
+    files = "--meta_file configs/metadata.json --config_file configs/inference.json"
+    on_data = "--bundle_root . --dataset_dir DATASET"
+    evaluate = "\"['configs/inference.json','configs/evaluate.json']\""
+    multi_gpu = "\"['configs/train.json','configs/multi_gpu_train.json']\""
+    export = "--net_id network_def --ckpt_file models/model.pt"
+    return f"""\
 ## Commands
 
-Run from the bundle's folder, with `unet-bundle` installed. `DATASET` is a folder with `dataset.json`, `SCANS` a folder of
-NIfTI files, `OUT` a folder to write to.
+Run from the bundle's folder, with `unet-bundle` installed. `DATASET` is a folder with `dataset.json`, `SCANS` a folder
+of NIfTI files, `OUT` a folder to write to.
 
 Train on all folds but one (the best model goes to `models/model.pt`):
 
-    python -m monai.bundle run --config_file configs/train.json --bundle_root . --dataset_dir DATASET --fold 0
+    {run} configs/train.json {on_data} --fold 0
 
 The same on several GPUs of one machine, here two:
 
-    torchrun --standalone --nproc_per_node=2 -m monai.bundle run --config_file "['configs/train.json','configs/multi_gpu_train.json']" --bundle_root . --dataset_dir DATASET
+    torchrun --standalone --nproc_per_node=2 -m monai.bundle run --config_file {multi_gpu} {on_data}
 
 Score the fold that was kept back, on the untouched label files:
 
-    python -m monai.bundle run --config_file "['configs/inference.json','configs/evaluate.json']" --bundle_root . --dataset_dir DATASET --output_dir OUT --fold 0
+    {run} {evaluate} {on_data} --output_dir OUT --fold 0
 
 Segment scans, each to `OUT/<scan>_seg.nii.gz` on the scan's own grid:
 
-    python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir SCANS --output_dir OUT
+    {run} configs/inference.json --bundle_root . --dataset_dir SCANS --output_dir OUT
 
 Export to TorchScript and ONNX:
 
-    python -m monai.bundle ckpt_export --net_id network_def --filepath models/model.ts --ckpt_file models/model.pt --meta_file configs/metadata.json --config_file configs/inference.json
-    python -m monai.bundle onnx_export --net_id network_def --filepath models/model.onnx --ckpt_file models/model.pt --meta_file configs/metadata.json --config_file configs/inference.json
+    python -m monai.bundle ckpt_export {export} --filepath models/model.ts {files}
+    python -m monai.bundle onnx_export {export} --filepath models/model.onnx {files}
 
 Verify the metadata (the schema is downloaded unless the file is there) and the network's input and output:
 
     python -m monai.bundle verify_metadata --meta_file configs/metadata.json --filepath metadata_schema.json
-    python -m monai.bundle verify_net_in_out --net_id network_def --meta_file configs/metadata.json --config_file configs/inference.json"""
+    python -m monai.bundle verify_net_in_out --net_id network_def {files}"""
 
 
 def _overrides(plan: Plan) -> str:
+    run = "python -m monai.bundle run --config_file configs/train.json --bundle_root . --dataset_dir DATASET"
     return f"""\
 ## Change a value
 
 Every top-level value of a config can be given on the command line; nested ones with `::` between the keys:
 
-    python -m monai.bundle run --config_file configs/train.json --bundle_root . --dataset_dir DATASET --max_epochs {max(plan.max_epochs // 2, 1)} --learning_rate {plan.learning_rate / 2:g}
-    python -m monai.bundle run --config_file configs/train.json --bundle_root . --dataset_dir DATASET --network_def::dropout 0.1
+    {run} --max_epochs {max(plan.max_epochs // 2, 1)} --learning_rate {plan.learning_rate / 2:g}
+    {run} --network_def::dropout 0.1
 
 A key that the bundle does not know is refused. To keep a change, state it under `overrides` in the task card and plan
 again; what depends on it (patch, stages, batch) follows:
@@ -181,7 +190,7 @@ def _attribution(card: TaskCard) -> str:
     return f"""\
 ## Attribution
 
-Authors: {card.authors.strip()}. Copyright: {card.copyright.strip()}.
+Authors: {card.authors.strip().rstrip(".")}. {card.copyright.strip().rstrip(".")}.
 
 {CITATIONS}"""
 
@@ -189,17 +198,6 @@ Authors: {card.authors.strip()}. Copyright: {card.copyright.strip()}.
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _value(value: Any) -> str:
-    """A value as it stands in the configs, but short: `[3, 3, 3]` four times is written once."""
-    if isinstance(value, list) and len(value) > 1 and all(entry == value[0] for entry in value) and value[0] != 1:
-        return f"{_value(value[0])} in all {len(value)}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_value(entry)}" for key, entry in value.items())
-    if isinstance(value, list):
-        return ", ".join(f"[{_value(entry)}]" if isinstance(entry, list) else _value(entry) for entry in value) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _range(values: tuple[float, ...]) -> str:

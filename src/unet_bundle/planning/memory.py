@@ -74,21 +74,21 @@ def count_feature_maps(network_arguments: Mapping[str, Any], patch_size: Sequenc
     Raises:
         ValueError: If the arguments contradict each other or the patch is too small for them (`UNet` says how).
     """
-    kept: dict[int, Tensor] = {}  # by storage, and held so that no storage is freed and its number used again
+    kept: dict[int, Tensor] = {}  # by identity, and held so that no identity is freed and used again
     skips: list[int] = []
 
     def keep(tensor: Tensor) -> None:
-        kept[tensor.untyped_storage()._cdata] = tensor
+        kept[id(tensor)] = tensor
 
     network = network_on_meta(network_arguments).train()
     image = torch.empty(1, network.in_channels, *patch_size, device="meta")
     for module in network.modules():
         if isinstance(module, _NEEDS_INPUT):
-            module.register_forward_hook(lambda _, inputs, output: keep(inputs[0]))
+            module.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))
         elif isinstance(module, _NEEDS_OUTPUT):
-            module.register_forward_hook(lambda _, inputs, output: keep(output))
+            module.register_forward_hook(lambda _module, _inputs, output: keep(output))
     for stage in network.encoder:
-        stage.register_forward_hook(lambda _, inputs, output: skips.append(output.numel()))
+        stage.register_forward_hook(lambda _module, _inputs, output: skips.append(output.numel()))
     outputs = network(image)
     sizes = [tensor.numel() for tensor in (outputs if isinstance(outputs, list) else [outputs])]
     return FeatureMaps(

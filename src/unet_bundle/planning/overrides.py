@@ -98,7 +98,9 @@ def _rules(dims: int, channels: int) -> dict[str, tuple[str, Callable[[Any], boo
     return {
         "spacing": (
             f"a list of {dims} lengths in mm",
-            lambda value: isinstance(value, list) and len(value) == dims and all(_is_number(x) and x > 0 for x in value),
+            lambda value: (
+                isinstance(value, list) and len(value) == dims and all(_is_number(x) and x > 0 for x in value)
+            ),
         ),
         "patch_size": (
             f"a list of {dims} whole numbers of voxels",
@@ -126,7 +128,9 @@ def _are_axes(value: Any, dims: int) -> bool:
 
 def _refuse_unknown(name: str, known: list[str], card: TaskCard) -> None:
     if hasattr(card, name):
-        raise ConfigError(f"{name} stands under overrides in the task card, but is a key of the card itself: move it up")
+        raise ConfigError(
+            f"{name} stands under overrides in the task card, but is a key of the card itself: move it up"
+        )
     raise ConfigError(f"overrides in the task card has the unknown name {name!r}: {close_match(name, known)}")
 
 

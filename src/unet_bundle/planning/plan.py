@@ -107,15 +107,19 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
     batch_size = choices.take(
         "batch_size", *plan_batch_size(architecture, target, shape, int(fingerprint["num_cases"]))
     )
-    memory_bytes = training_memory_bytes(
-        architecture.network, architecture.patch_size, batch_size, target.precision
-    )
+    memory_bytes = training_memory_bytes(architecture.network, architecture.patch_size, batch_size, target.precision)
     choices.reasons["memory_bytes"] = (
         f"feature maps in {target.precision}, weights, gradients and AdamW's moments take {in_gib(memory_bytes)}; "
         f"{in_gib(target.budget)} are planned for {memory} ({target.why_budget})"
     )
     choices.reasons["orientation"] = "one orientation for all scans, so that an axis means the same in each"
-    steps = f"{target.iterations_per_epoch} steps x {target.max_epochs} epochs"
+    iterations = choices.take(
+        "iterations_per_epoch", target.iterations_per_epoch, "steps between two points of the learning curve"
+    )
+    epochs = choices.take(
+        "max_epochs", target.max_epochs, f"{target.max_epochs} x {iterations} steps: {target.why_schedule}"
+    )
+    interval = min(target.val_interval, epochs)
     plan = Plan(
         name=card.name,
         spatial_dims=dims,
@@ -135,14 +139,10 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
         overlap=choices.take(
             "overlap", 0.5, "windows half over each other, so that the weak border of one is the middle of the next"
         ),
-        iterations_per_epoch=choices.take(
-            "iterations_per_epoch", target.iterations_per_epoch, f"{steps}: {target.why_schedule}"
-        ),
-        max_epochs=choices.take("max_epochs", target.max_epochs, f"{steps}: {target.why_schedule}"),
+        iterations_per_epoch=iterations,
+        max_epochs=epochs,
         val_interval=choices.take(
-            "val_interval",
-            target.val_interval,
-            f"a validation every {target.val_interval * target.iterations_per_epoch} steps costs little beside them",
+            "val_interval", interval, f"beside {interval * iterations} steps a validation costs little"
         ),
         learning_rate=choices.take(
             "learning_rate", 0.001, "the usual peak for AdamW, with gradients clipped and a warm-up before it"
@@ -158,7 +158,7 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
     )
     if plan.val_interval > plan.max_epochs:
         raise ConfigError(
-            f"val_interval {plan.val_interval} is more than max_epochs {plan.max_epochs}, so that no model would ever be "
+            f"val_interval {plan.val_interval} is more than max_epochs {plan.max_epochs}, so that no model would be "
             "scored: set a smaller val_interval under overrides in the task card"
         )
     return plan
@@ -180,11 +180,10 @@ def _check_fingerprint(fingerprint: Mapping[str, Any], card: TaskCard) -> None:
             f"the fingerprint has the labels {sorted(fingerprint['labels'])} but the task card {sorted(card.labels)}: "
             "correct the card or measure the data set again"
         )
-    if card.splits_file is None and fingerprint["num_subjects"] < card.folds:
-        raise ConfigError(
-            f"the data set has {fingerprint['num_subjects']} subjects, too few for {card.folds} folds: "
-            f"set 'folds: {max(fingerprint['num_subjects'], 2)}' or less in the task card"
-        )
+    subjects = int(fingerprint["num_subjects"])
+    if card.splits_file is None and subjects < card.folds:
+        remedy = f"set 'folds: {subjects}' or less in the task card" if subjects > 1 else "add scans of other subjects"
+        raise ConfigError(f"the data set has too few subjects ({subjects}) for {card.folds} folds: {remedy}")
 
 
 def _spacing(fingerprint: Mapping[str, Any]) -> tuple[list[float], str]:
@@ -193,8 +192,8 @@ def _spacing(fingerprint: Mapping[str, Any]) -> tuple[list[float], str]:
     reason = f"median of {fingerprint['num_cases']} cases per axis"
     if anisotropic is not None:
         reason += (
-            f"; axis {anisotropic} has thick slices ({topology.ANISOTROPY:g} times the others' spacing and fewer voxels), "
-            f"so there the {topology.THICK_SLICE_PERCENTILE}th percentile"
+            f"; axis {anisotropic} has thick slices ({topology.ANISOTROPY:g} times the others' spacing and fewer "
+            f"voxels), so there the {topology.THICK_SLICE_PERCENTILE}th percentile"
         )
     return spacing, reason
 
@@ -208,12 +207,16 @@ def _normalization(fingerprint: Mapping[str, Any], card: TaskCard) -> tuple[list
             schemes.append(
                 {"scheme": "ct", "lower": low, "upper": high, "mean": statistics["mean"], "std": statistics["std"]}
             )
-            reasons.append(f"{modality}: Hounsfield units mean the same in every scan, clipped to the foreground's 0.5 "
-                           f"and 99.5 percentiles {low:g} and {high:g}")  # fmt: skip
+            reasons.append(
+                f"{modality}: Hounsfield units mean the same in every scan, clipped to the foreground's 0.5 and 99.5 "
+                f"percentiles {low:g} and {high:g}"
+            )
         else:
             schemes.append({"scheme": "zscore"})
-            reasons.append(f"{modality}: the scale is arbitrary (foreground from {statistics['min']:g} to "
-                           f"{statistics['max']:g} over the data set), so mean 0 and deviation 1 per image")  # fmt: skip
+            reasons.append(
+                f"{modality}: the scale is arbitrary (foreground from {statistics['min']:g} to {statistics['max']:g} in "
+                "all scans), so mean 0 and deviation 1 per image"
+            )
     return schemes, "; ".join(reasons)
 
 

@@ -140,7 +140,6 @@ def inference_config(plan: Plan) -> Config:
                 "load_path": "@checkpoint",
                 "load_dict": {"model": "@network"},
             },
-            {"_target_": "unet_bundle.training.StatsHandler"},
             {"_target_": "unet_bundle.training.Progress", "description": "Segmenting"},
         ],
         "evaluator": {
@@ -341,16 +340,16 @@ def train_config(plan: Plan) -> Config:
                     "peak": "@learning_rate",
                 },
                 {
-                    "_target_": "unet_bundle.training.TimeBudget",
-                    "minutes": "@max_minutes",
-                    "evaluator": "@validate::evaluator",
-                    "val_interval": "@val_interval",
-                },
-                {
                     "_target_": "ValidationHandler",
                     "validator": "@validate::evaluator",
                     "epoch_level": True,
                     "interval": "@val_interval",
+                },
+                {
+                    "_target_": "unet_bundle.training.TimeBudget",
+                    "minutes": "@max_minutes",
+                    "evaluator": "@validate::evaluator",
+                    "val_interval": "@val_interval",
                 },
                 {
                     "_target_": "unet_bundle.training.TrainingLog",
@@ -375,7 +374,6 @@ def train_config(plan: Plan) -> Config:
                     "folder": "@output_dir",
                     "path": "@checkpoint",
                 },
-                {"_target_": "unet_bundle.training.StatsHandler"},
                 {"_target_": "unet_bundle.training.Progress", "description": "Training"},
                 {
                     "_target_": "TensorBoardStatsHandler",

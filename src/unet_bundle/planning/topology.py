@@ -41,7 +41,9 @@ class Topology:
     patch_size: list[int]
 
 
-def target_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]) -> tuple[list[float], int | None]:
+def target_spacing(
+    spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]
+) -> tuple[list[float], int | None]:
     """The spacing (mm) that scans are resampled to, and the anisotropic axis if there is one.
 
     The median per axis; on an anisotropic axis the 10th percentile, but never finer than the other axes.
@@ -52,12 +54,11 @@ def target_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequenc
     worst = int(np.argmax(target))
     others = [axis for axis in range(len(target)) if axis != worst]
     coarsest_other = max(target[axis] for axis in others)
-    anisotropic = (
-        target[worst] >= ANISOTROPY * coarsest_other and size[worst] * ANISOTROPY <= min(size[axis] for axis in others)
-    )
-    if anisotropic:
+    thick = target[worst] >= ANISOTROPY * coarsest_other
+    few = size[worst] * ANISOTROPY <= min(size[axis] for axis in others)
+    if thick and few:
         target[worst] = max(np.percentile(all_spacings[:, worst], THICK_SLICE_PERCENTILE), coarsest_other)
-    return [round(float(edge), 6) for edge in target], worst if anisotropic else None
+    return [round(float(edge), 6) for edge in target], worst if thick and few else None
 
 
 def median_shape(
@@ -69,7 +70,7 @@ def median_shape(
 
 
 def initial_patch(spacing: Sequence[float], shape: Sequence[int]) -> list[int]:
-    """A patch with equal edges in mm, as large as a 256-voxel cube (2D: 2048-pixel square), clipped to the median shape."""
+    """A patch with equal edges in mm, with the volume of a 256-voxel cube (2048-pixel square), within the scans."""
     per_mm = [1 / edge for edge in spacing]
     scale = START_VOXELS[len(spacing)] / math.prod(per_mm) ** (1 / len(spacing))
     return [max(min(round(edge * scale), limit), 1) for edge, limit in zip(per_mm, shape, strict=True)]
@@ -83,8 +84,8 @@ def plan_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> Topolo
         patch_size: Wanted patch in voxels.
 
     Returns:
-        Strides, kernel sizes and the patch rounded up to multiples of the total strides. An axis has kernel size 1 until
-        its spacing is within `MAX_SPACING_RATIO` of the finest; the last stage has 3 on all axes.
+        Strides, kernel sizes and the patch rounded up to multiples of the total strides. An axis has kernel size 1
+        until its spacing is within `MAX_SPACING_RATIO` of the finest; the last stage has 3 on all axes.
     """
     dims = range(len(spacing))
     current_spacing, current_size = list(spacing), list(patch_size)
@@ -121,24 +122,6 @@ def round_up(size: Sequence[int], multiple: Sequence[int]) -> list[int]:
     return [math.ceil(edge / step) * step for edge, step in zip(size, multiple, strict=True)]
 
 
-def smaller_patches(
-    spacing: Sequence[float], patch_size: Sequence[int], shape: Sequence[int]
-) -> list[list[int]]:
-    """The next smaller patches, the best first: cut the axis that covers most of the median shape.
-
-    The cut is the total stride that the axis has after the cut, not before: 256 with a total stride of 64 goes on to 224,
-    which needs 32 only.
-    """
-    candidates = []
-    for axis in sorted(range(len(shape)), key=lambda axis: patch_size[axis] / shape[axis], reverse=True):
-        smaller = list(patch_size)
-        smaller[axis] -= total_stride(plan_topology(spacing, patch_size).strides)[axis]
-        if smaller[axis] < 1:
-            continue
-        step = total_stride(plan_topology(spacing, smaller).strides)[axis]
-        smaller = list(patch_size)
-        smaller[axis] -= step
-        smaller = plan_topology(spacing, smaller).patch_size
-        if math.prod(smaller) < math.prod(patch_size):
-            candidates.append(smaller)
-    return candidates
+def axes_by_coverage(patch_size: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """Axes by how much of the scans' extent the patch covers, the most first: the order in which to cut."""
+    return sorted(range(len(shape)), key=lambda axis: patch_size[axis] / shape[axis], reverse=True)

@@ -3,7 +3,7 @@
 from unet_bundle.training.checkpoints import CheckpointLoader, PublishModel, RunCheckpoints
 from unet_bundle.training.data import CaseDataset, CaseSampler
 from unet_bundle.training.distributed import local_device, start_processes
-from unet_bundle.training.handlers import Progress, StatsHandler, TrainingLog
+from unet_bundle.training.handlers import Progress, TrainingLog
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep
 
@@ -16,7 +16,6 @@ __all__ = [
     "Progress",
     "PublishModel",
     "RunCheckpoints",
-    "StatsHandler",
     "TimeBudget",
     "TrainStep",
     "TrainingLog",

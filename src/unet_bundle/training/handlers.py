@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import monai.handlers
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
@@ -17,21 +16,6 @@ from tqdm import tqdm
 from unet_bundle.training.checkpoints import is_main_process
 
 logger = logging.getLogger(__name__)
-
-
-class StatsHandler(monai.handlers.StatsHandler):
-    """MONAI's log of metrics, once an epoch; an error passes through without a second traceback.
-
-    Args:
-        tag_name: what the logged value is called.
-    """
-
-    def __init__(self, tag_name: str = "Loss") -> None:
-        super().__init__(iteration_log=False, tag_name=tag_name, output_transform=lambda _output: None)
-
-    def exception_raised(self, _engine: Engine, e: Exception) -> None:
-        """Hand the error on; whoever started the run reports it."""
-        raise e
 
 
 class Progress:

@@ -73,20 +73,31 @@ class TimeBudget:
         self.evaluator = evaluator
         self.val_interval = val_interval
         self._started = 0.0
+        self._validation_started = 0.0
+        self._validation_seconds = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Measure during the first epoch of `engine`."""
+        """Measure during the first epoch of `engine`; stands after the validation in the list of handlers."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED(once=1), self._decide)
+        self.evaluator.add_event_handler(Events.STARTED, self._start_validation)
+        self.evaluator.add_event_handler(Events.COMPLETED, self._end_validation)
 
     def _start(self, _engine: Engine) -> None:
         self._started = time.monotonic()
 
+    def _start_validation(self, _engine: Engine) -> None:
+        self._validation_started = time.monotonic()
+
+    def _end_validation(self, _engine: Engine) -> None:
+        self._validation_seconds = time.monotonic() - self._validation_started
+
     def _decide(self, engine: Engine) -> None:
-        epoch_seconds = time.monotonic() - self._started
-        # A first validation now finds out early what would otherwise fail late.
-        self.evaluator.run(engine.state.epoch)
-        validation_seconds = time.monotonic() - self._started - epoch_seconds
+        if self.evaluator.state.epoch != engine.state.epoch:
+            # A first validation now finds out early what would otherwise fail late.
+            self.evaluator.run(engine.state.epoch)
+        validation_seconds = self._validation_seconds
+        epoch_seconds = time.monotonic() - self._started - validation_seconds
         if self.minutes is not None:
             engine.state.max_epochs = epochs_that_fit(
                 self.minutes * 60, epoch_seconds, validation_seconds, self.val_interval
