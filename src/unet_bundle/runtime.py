@@ -114,7 +114,7 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
     """Refuse text where the bundle has a number or a list: MONAI would fail far from the cause."""
     is_text = isinstance(value, str) and not value.startswith(("$", "@", "%"))
     for kind, name in ((bool, "true or false"), ((int, float), "a number"), (list, "a list")):
-        if isinstance(own, kind) and is_text:  # type: ignore[arg-type]
+        if isinstance(own, kind) and is_text:
             raise ConfigError(f"Configuration key {identifier!r} must be {name}, not {value!r}.")
 
 
@@ -181,7 +181,8 @@ def _own_config(folder: Path, config_files: Sequence[str]) -> dict[str, Any] | N
         return None
     parser = ConfigParser()
     parser.read_config([str(path) for path in paths])
-    return dict(parser.config)
+    own: dict[str, Any] = parser.get()
+    return own
 
 
 # --- one-line errors --------------------------------------------------------------------------------------------

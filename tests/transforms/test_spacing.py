@@ -161,7 +161,10 @@ def test_an_unknown_mode_is_refused():
 
 def test_it_inverts_together_with_orientation_after_pickling():
     transform = Compose(
-        [Orientationd(["image", "label"], axcodes="RAS"), ResampleToSpacingd(["image", "label"], [1, 1, 1])]
+        [
+            Orientationd(["image", "label"], axcodes="RAS", labels=None),
+            ResampleToSpacingd(["image", "label"], [1, 1, 1]),
+        ]
     )
     transform = pickle.loads(pickle.dumps(transform))  # noqa: S301
     image = smooth_image()

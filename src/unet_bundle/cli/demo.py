@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import shutil
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ MINUTES = 3.0
 ORGANS = ("lobe", "bean")
 
 EPILOG = """\
-Makes a small labelled data set (two organs that touch, a thin vessel; oblique, anisotropic, noisy), plans a bundle for it,
-trains it some minutes, scores it, and segments a scan the network never saw. All of it is left in the output folder.
+Makes a small labelled data set (two organs that touch, a thin vessel; oblique, anisotropic, noisy), plans a bundle
+for it, trains it some minutes, scores it, and segments a scan the network never saw. All is left in the output folder.
 
 example:
   unet-bundle demo --output demo --max-minutes 3"""
@@ -59,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
         ("2. Planning", ["plan", str(dataset), "--card", str(card), "--output", str(bundle)]),
         ("3. Training", ["train", str(bundle), str(dataset), "--max-minutes", f"{args.max_minutes:g}"]),
         ("4. Scoring on the cases kept back", ["evaluate", str(bundle), str(dataset)]),
-        ("5. Segmenting a scan nobody trained on", ["predict", str(bundle), str(dataset / "imagesTs"), str(root / "result")]),
+        (
+            "5. Segmenting a scan nobody trained on",
+            ["predict", str(bundle), str(dataset / "imagesTs"), str(root / "result")],
+        ),
     )
     for title, arguments in steps:
         say(f"\n{title}: unet-bundle {' '.join(arguments)}")
@@ -80,7 +84,7 @@ def _draw(root: Path) -> float:
 
     card = load_card(root / "card.yaml", {})
     scan = next((root / "dataset" / "imagesTs").glob("*.nii.gz"))
-    paths = {
+    paths: dict[Hashable, Any] = {
         "image": str(scan),
         "label": str(root / "dataset" / "labelsTs" / scan.name),
         "pred": str(root / "result" / output_name(scan)),
@@ -116,17 +120,18 @@ def _close(root: Path, dice_unseen: float) -> None:
     bundle = root / "bundle"
     say(
         f"""
-Mean Dice of the two organs ({' and '.join(ORGANS)}): {dice_validation:.3f} on the cases kept back, {dice_unseen:.3f} on the unseen scan.
+Mean Dice of the two organs ({" and ".join(ORGANS)}):
+  {dice_validation:.3f} on the cases kept back, {dice_unseen:.3f} on the unseen scan
 
 Look at
-  {root / 'result.png'}        the unseen scan, what is true and what was found
-  {root / 'curves.png'}        loss and validation score
-  {root / 'result'}            the label map (NIfTI), on the scan's own grid
-  {bundle / 'docs' / 'README.md'}   every choice of the plan with its reason
+  {root / "result.png"}        the unseen scan, what is true and what was found
+  {root / "curves.png"}        loss and validation score
+  {root / "result"}            the label map (NIfTI), on the scan's own grid
+  {bundle / "docs" / "README.md"}   every choice of the plan with its reason
 
 Try next
-  unet-bundle train {bundle} {root / 'dataset'} --max-minutes 10 --fold 1
+  unet-bundle train {bundle} {root / "dataset"} --max-minutes 10 --fold 1
   unet-bundle predict {bundle} YOUR_SCAN.nii.gz segmentations/
-  tensorboard --logdir {bundle / 'runs'}
+  tensorboard --logdir {bundle / "runs"}
   unet-bundle plan YOUR_DATASET --output YOUR_BUNDLE"""
     )

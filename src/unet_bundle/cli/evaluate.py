@@ -35,7 +35,9 @@ def add_parser(verbs: Any) -> None:
     add_bundle(parser)
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of labelled scans")
     parser.add_argument("--fold", type=int, default=0, help="which fold's cases (default: 0)")
-    parser.add_argument("--part", choices=["validation", "train", "all"], default="validation", help="default: validation")
+    parser.add_argument(
+        "--part", choices=["validation", "train", "all"], default="validation", help="default: validation"
+    )
     parser.add_argument("--output-dir", type=Path, help="default: BUNDLE/eval")
     parser.add_argument("--dry-run", action="store_true", help="say what would be run, run nothing")
     parser.set_defaults(run=run)

@@ -34,8 +34,15 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("dataset", type=Path, nargs="?", metavar="DATASET", help="folder of labelled scans")
     parser.add_argument("--output", type=Path, required=True, metavar="BUNDLE", help="folder to write the bundle to")
     parser.add_argument("--card", type=Path, help="YAML task card: what no program can find out about the scans")
-    parser.add_argument("--memory", choices=["cpu", "8GB", "24GB", "80GB"], default="cpu", help="what training may use (default: cpu)")
-    parser.add_argument("--fingerprint", type=Path, metavar="JSON", help="with DATASET: also write the measurements there; without: plan from them")
+    parser.add_argument(
+        "--memory", choices=["cpu", "8GB", "24GB", "80GB"], default="cpu", help="what training may use (default: cpu)"
+    )
+    parser.add_argument(
+        "--fingerprint",
+        type=Path,
+        metavar="JSON",
+        help="with DATASET: also write the measurements there; without: plan from them",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be planned, write nothing")
     parser.set_defaults(run=run)
 
@@ -59,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
         fingerprint = measure_fingerprint(cases, card)
 
     plan = make_plan(fingerprint, card, args.memory)
-    say(f"{plan.name}: {fingerprint['num_cases']} cases of {fingerprint['num_subjects']} subjects, planned for {args.memory}")
+    say(
+        f"{plan.name}: {fingerprint['num_cases']} cases of {fingerprint['num_subjects']} subjects,"
+        f" planned for {args.memory}"
+    )
     for name in ("spacing", "patch_size", "batch_size", "normalization", "mirror_axes"):
         say(f"  {name:14} {json.dumps(getattr(plan, name))}")
     say(f"  {'channels':14} {json.dumps(plan.network['channels'])}")

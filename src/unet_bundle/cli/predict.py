@@ -17,7 +17,7 @@ FILES = ("inference.json",)
 
 EPILOG = f"""\
 INPUT is a scan or a folder of scans. Each gives one label map <scan>_seg.nii.gz with exactly the scan's grid.
-What is already there is skipped; a scan that is refused is named at the end, the others are done, and the exit code is 1.
+What is already there is skipped. A scan that is refused is named at the end; the others are done, the exit code is 1.
 {OVERRIDES_HELP}
 
 examples:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.input if args.input.is_dir() else args.input.parent
     say(f"MONAI: {monai_line(args.bundle, FILES, {'dataset_dir': folder, **overrides})}")
     if len(todo) < len(images):
-        say(f"{len(images) - len(todo)} of {len(images)} are already there and are skipped (--overwrite does them again).")
+        say(f"{len(images) - len(todo)} of {len(images)} are already there and skipped (--overwrite does them again).")
     if args.dry_run:
         say(f"{len(todo)} scans would be segmented.")
         return EXIT_OK

@@ -20,7 +20,7 @@ from unet_bundle.runtime import EXIT_OK
 FILES = ("train.json",)
 
 EPILOG = f"""\
-A run keeps its state, best weights, curves.csv and TensorBoard logs in BUNDLE/runs/fold_N (tensorboard --logdir BUNDLE/runs).
+A run keeps its state, best weights, curves.csv and TensorBoard logs in BUNDLE/runs/fold_N.
 At its end the best weights go to BUNDLE/models/model.pt, if they score better than those that are there.
 Interrupted? The same line with --resume goes on after the last validation.
 {OVERRIDES_HELP}
@@ -45,7 +45,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of labelled scans")
     parser.add_argument("--fold", type=int, default=0, help="the fold to validate on (default: 0)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--max-minutes", type=float, help="stop within this time; the epochs are counted out at the start")
+    length.add_argument(
+        "--max-minutes", type=float, help="stop within this time; the epochs are counted out at the start"
+    )
     length.add_argument("--max-epochs", type=int, help="default: what the plan says")
     parser.add_argument("--resume", action="store_true", help="go on with the run that is in the run folder")
     parser.add_argument("--dry-run", action="store_true", help="forecast time and memory, train nothing")
@@ -101,7 +103,8 @@ def _forecast(parser: Any) -> None:
     )  # fmt: skip
     minutes = value("max_minutes")
     if minutes is not None:
-        say(f"Time: {minutes:g} minutes, about {minutes * 60 / seconds:.0f} steps of {seconds:.2f} s and the validations.")
+        steps = minutes * 60 / seconds
+        say(f"Time: {minutes:g} minutes, at most {steps:.0f} steps of about {seconds:.2f} s; validations are in it.")
     else:
         steps = value("max_epochs") * value("iterations_per_epoch")
-        say(f"Time: {steps} steps of about {seconds:.2f} s: {steps * seconds / 60:.0f} minutes, validations come on top.")
+        say(f"Time: {steps} steps of about {seconds:.2f} s: {steps * seconds / 60:.0f} minutes, and the validations.")

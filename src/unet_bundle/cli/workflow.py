@@ -16,9 +16,8 @@ from unet_bundle.runtime import quiet_logs, read_json
 
 Overrides = dict[str, Any]
 
-OVERRIDES_HELP = (
-    "Any value of the configs is changed by --key value, as in the MONAI CLI: --batch_size 4, --network_def::dropout 0.1."
-)
+OVERRIDES_HELP = """\
+Any value of the configs is changed by --key value, as in the MONAI CLI: --batch_size 4, --network_def::dropout 0.1"""
 
 
 def say(text: str = "") -> None:
@@ -29,7 +28,9 @@ def say(text: str = "") -> None:
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """Let `parser` take a bundle and overrides of its configs."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, as `unet-bundle plan` writes it")
+    parser.add_argument(
+        "bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, as `unet-bundle plan` writes it"
+    )
     parser.set_defaults(takes_overrides=True)
 
 
@@ -89,7 +90,9 @@ def load_workflow(bundle: Path, files: Sequence[str], overrides: Mapping[str, An
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         # MONAI walks to the parent of each key and fails in its own words where there is none.
-        raise ConfigError(f"One of the keys {', '.join(map(repr, overrides))} has no parent in {', '.join(files)}.") from error
+        raise ConfigError(
+            f"One of the keys {', '.join(map(repr, overrides))} has no parent in {', '.join(files)}."
+        ) from error
     quiet_logs()
     workflow.initialize()
     return workflow

@@ -54,11 +54,10 @@ def dice_table(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) 
         One value a class. None where the class is in neither: nothing was to be found and nothing was, which is no
         measure of overlap. 0 where it is in one of them only.
     """
-    values = DiceMetric(include_background=False, num_classes=num_classes, ignore_empty=True)(
-        prediction[None].long(), label[None].long()
-    )[0]
+    metric = DiceMetric(include_background=False, num_classes=num_classes, ignore_empty=True)
+    values = torch.as_tensor(metric(prediction[None].long(), label[None].long()))
     table: list[float | None] = []
-    for index, value in enumerate(values.tolist(), start=1):
+    for index, value in enumerate(values[0].tolist(), start=1):
         if not math.isnan(value):
             table.append(value)
         else:
@@ -91,7 +90,8 @@ class SaveScores:
         self._rows.clear()
 
     def _score(self, engine: Engine) -> None:
-        for item in engine.state.output:
+        output: Any = engine.state.output
+        for item in output:
             prediction, label = item["pred"], item["label"]
             name = case_name(label.meta["filename_or_obj"])
             difference = grid_difference(

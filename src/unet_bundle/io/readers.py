@@ -72,7 +72,7 @@ class NiftiFile:
 class NiftiReader(NibabelReader):
     """Read NIfTI-1 and NIfTI-2 files (``.nii``, ``.nii.gz``) and refuse those whose geometry or voxels are in doubt.
 
-    Unlike `monai.data.NibabelReader` it never repairs a header (MONAI replaces a sform by a qform that nobody set
+    Unlike `monai.data.NibabelReader` it never repairs a geometry (MONAI replaces a sform by a qform that nobody set
     where the pixel sizes disagree), checks the gzip checksum, and looks at every voxel. Several files are
     stacked as channels. The metadata are those of MONAI's reader, so that its transforms and ours find them.
 

@@ -157,7 +157,7 @@ def _format(value: Any, indent: str, used: int) -> str:
     nested = [*value.values()] if isinstance(value, dict) else value
     # A component or a config is easier to read with a line for each of its keys.
     flat = not any(isinstance(item, dict | list) for item in nested) or isinstance(value, list)
-    is_component = isinstance(value, dict) and len(value) > 2 or _holds_dict(value)
+    is_component = (isinstance(value, dict) and len(value) > 2) or _holds_dict(value)
     if flat and not is_component and len(indent) + used + len(line) <= LINE_LENGTH:
         return line
     inner = indent + "    "

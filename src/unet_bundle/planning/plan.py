@@ -214,8 +214,8 @@ def _normalization(fingerprint: Mapping[str, Any], card: TaskCard) -> tuple[list
         else:
             schemes.append({"scheme": "zscore"})
             reasons.append(
-                f"{modality}: the scale is arbitrary (foreground from {statistics['min']:g} to {statistics['max']:g} in "
-                "all scans), so mean 0 and deviation 1 per image"
+                f"{modality}: the scale is arbitrary (foreground from {statistics['min']:g} to {statistics['max']:g} in"
+                " all scans), so mean 0 and deviation 1 per image"
             )
     return schemes, "; ".join(reasons)
 

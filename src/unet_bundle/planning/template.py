@@ -83,7 +83,7 @@ DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
 
 
 def inference_config(plan: Plan) -> Config:
-    """``inference.json``: scans of a folder to label maps on the scans' own grids. Complete by itself, as hosts need."""
+    """``inference.json``: scans of a folder to label maps on their own grids; complete by itself, as hosts need."""
     return {
         "config_files": ["inference.json"],
         "bundle_root": ".",
@@ -369,6 +369,7 @@ def train_config(plan: Plan) -> Config:
                     "_target_": "unet_bundle.training.PublishModel",
                     "network": "@network",
                     "evaluator": "@validate::evaluator",
+                    "step": "@validate::step",
                     "postprocessing": "@validate::postprocessing",
                     "num_classes": "@num_classes",
                     "folder": "@output_dir",
@@ -413,6 +414,7 @@ def train_config(plan: Plan) -> Config:
                 "num_workers": 0,
             },
             "inferer": _sliding_window("@val_overlap"),
+            "step": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
             "postprocessing": {
                 "_target_": "Compose",
                 "transforms": [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}],
@@ -439,7 +441,7 @@ def train_config(plan: Plan) -> Config:
                 "val_data_loader": "@validate::dataloader",
                 "network": "@network",
                 "inferer": "@validate::inferer",
-                "iteration_update": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
+                "iteration_update": "@validate::step",
                 "postprocessing": "@validate::postprocessing",
                 "key_val_metric": "@validate::key_metric",
                 "val_handlers": "@validate::handlers",

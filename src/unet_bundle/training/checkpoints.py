@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +47,21 @@ def save_atomically(content: Any, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, device: torch.device | str | None = "cpu") -> Any:
+def load_checkpoint(path: Path) -> Any:
     """Read a checkpoint, tensors and plain values only.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path.parent.name}/{path.name} is missing: train the bundle first (`unet-bundle train`)."
         ) from None
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path.parent.name}/{path.name} is not a readable checkpoint ({type(error).__name__}): restore or retrain it."
+            f"{path.parent.name}/{path.name} is no readable checkpoint ({type(error).__name__}): restore or retrain it."
         ) from error
 
 
@@ -87,8 +88,8 @@ def load_weights(network: nn.Module, state: Any, name: str) -> None:
     for keys, what in ((missing, "missing"), (unknown, "unknown to the network"), (misshaped, "of another shape")):
         if keys:
             raise CheckpointError(
-                f"{name} does not fit the network: {len(keys)} of {len(expected)} tensors are {what}, first {keys[0]!r};"
-                " use the network_def it was trained with."
+                f"{name} does not fit the network: {len(keys)} of {len(expected)} tensors are {what},"
+                f" first {keys[0]!r}; use the network_def it was trained with."
             )
     bare(network).load_state_dict(state)
 
@@ -99,13 +100,10 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
     Args:
         load_path: the checkpoint: a state dict, or one under ``"model"`` or ``"network"``.
         load_dict: one entry, the network.
-        map_location: where the tensors go first.
     """
 
-    def __init__(
-        self, load_path: str, load_dict: dict[str, nn.Module], map_location: torch.device | str | None = "cpu"
-    ) -> None:
-        super().__init__(load_path=load_path, load_dict=load_dict, map_location=map_location)
+    def __init__(self, load_path: str, load_dict: dict[str, nn.Module]) -> None:
+        super().__init__(load_path=load_path, load_dict=load_dict)
 
     def __call__(self, _engine: Engine) -> None:
         """Load the weights.
@@ -114,7 +112,7 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
             CheckpointError: the checkpoint is missing, damaged or does not fit.
         """
         path = Path(self.load_path)
-        state = load_checkpoint(path, self.map_location)
+        state = load_checkpoint(path)
         for network in self.load_dict.values():
             load_weights(network, state, f"{path.parent.name}/{path.name}")
 
@@ -160,7 +158,7 @@ class RunCheckpoints:
 
     def _load(self, engine: Engine) -> None:
         path = self.folder / LAST
-        state = load_checkpoint(path, "cpu")
+        state = load_checkpoint(path)
         try:
             load_weights(self.network, state["network"], f"{self.folder.name}/{LAST}")
             self.optimizer.load_state_dict(state["optimizer"])
@@ -176,7 +174,7 @@ class RunCheckpoints:
             ) from error
         if engine.state.epoch >= (engine.state.max_epochs or 0):
             raise CheckpointError(
-                f"{self.folder.name}/{LAST} has all its {engine.state.epoch} epochs: give a larger --max_epochs to go on."
+                f"{self.folder.name}/{LAST} has all its {engine.state.epoch} epochs: ask for more by --max_epochs."
             )
         logger.info("Resumed after epoch %d of %s.", engine.state.epoch, engine.state.max_epochs)
 
@@ -202,12 +200,13 @@ class RunCheckpoints:
 class PublishModel:
     """When training ends, puts its best weights into the bundle as float16, if they beat the weights that are there.
 
-    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none) the
-    last weights are published.
+    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
+    the last weights are published.
 
     Args:
         network: what was trained.
-        evaluator: the run's validation: its cases, inferer and step are used for scoring.
+        evaluator: the run's validation: its cases and inferer are used for scoring.
+        step: of that validation.
         postprocessing: of that validation: predictions and labels to class indices.
         num_classes: number of classes, background included.
         folder: of the run, where the best weights lie.
@@ -218,6 +217,7 @@ class PublishModel:
         self,
         network: nn.Module,
         evaluator: SupervisedEvaluator,
+        step: Callable[[Any, Any], Any],
         postprocessing: Any,
         num_classes: int,
         folder: str,
@@ -225,6 +225,7 @@ class PublishModel:
     ) -> None:
         self.network = network
         self.evaluator = evaluator
+        self.step = step
         self.postprocessing = postprocessing
         self.num_classes = num_classes
         self.folder = Path(folder)
@@ -270,7 +271,7 @@ class PublishModel:
             val_data_loader=self.evaluator.data_loader,
             network=self.network,
             inferer=self.evaluator.inferer,
-            iteration_update=self.evaluator._process_function,  # the validation's own step
+            iteration_update=self.step,
             postprocessing=self.postprocessing,
             key_val_metric={
                 "dice": MeanDice(

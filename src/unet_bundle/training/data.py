@@ -1,11 +1,13 @@
 """Cases kept ready in memory, and the order and the random draws they are trained in.
 
-Randomness is a function of (seed, position in the whole training): not of what ran before, of the number of workers, or of
-whether training was interrupted. The sampler hands out (case, seed of the draw); the data set seeds its transforms with it.
+Randomness is a function of (seed, position in the whole training): not of what ran before, of the number of workers, or
+of whether training was interrupted. The sampler hands out (case, seed of the draw); the data set seeds its transforms
+with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import sys
@@ -34,10 +36,8 @@ _CGROUP_USE = Path("/sys/fs/cgroup/memory.current")
 def free_memory_bytes() -> int:
     """Memory this process may still take: of the machine, or of its container if that is less."""
     free = int(psutil.virtual_memory().available)
-    try:
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or the limit is "max"
         free = min(free, int(_CGROUP_LIMIT.read_text()) - int(_CGROUP_USE.read_text()))
-    except (OSError, ValueError):  # no cgroup v2, or the limit is "max"
-        pass
     return max(free, 0)
 
 
@@ -98,8 +98,8 @@ def _tensor_bytes(item: Any) -> int:
 class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
     """An epoch is a fixed number of samples; over the epochs every case comes up equally often.
 
-    A subclass of ``DistributedSampler`` so that MONAI's engines tell it the epoch, and so that with several processes each
-    takes its own share of one common sequence.
+    A subclass of ``DistributedSampler`` so that MONAI's engines tell it the epoch, and so that with several processes
+    each takes its own share of one common sequence.
 
     Args:
         dataset: what is sampled from; only its length is used.
@@ -125,7 +125,7 @@ class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
         self.total_size = self.num_samples * self.num_replicas
         self.epoch = 1  # engines count from 1 and call set_epoch before the first batch
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (case, seed of the draw)."""
         first = (self.epoch - 1) * self.total_size
         positions = range(first + self.rank, first + self.total_size, self.num_replicas)

@@ -25,7 +25,7 @@ def seconds_per_step(
     """Time of a training step (forward, loss, backward), on random voxels; loading and augmenting come on top.
 
     Args:
-        make_network: makes the network to time; the one that will be trained stays untouched, and so do the random streams.
+        make_network: makes the network to time; the one to be trained stays untouched, and so do the random streams.
         loss_function: of the training.
         image_shape: [batch, channels, *spatial].
         num_classes: number of classes.

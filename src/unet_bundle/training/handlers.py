@@ -1,4 +1,4 @@
-"""What a person sees while a network trains: one line an epoch with the time left, a progress bar, curves and slices."""
+"""What a person sees while a network trains: one line an epoch with the time left, a progress bar, curves."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TrainingLog:
         self._first_epoch = engine.state.epoch
 
     def _collect(self, engine: Engine) -> None:
-        output = engine.state.output
+        output: Any = engine.state.output
         self._losses.append((output[0] if isinstance(output, list) else output)["loss"])
 
     def _write(self, engine: Engine) -> None:

@@ -1,7 +1,7 @@
 """Which number format a network runs in, and the autocast that makes it so on any device.
 
-MONAI's engines hard-code ``torch.autocast("cuda")``, so that bfloat16 on a CPU silently stays float32; the steps of this
-package open the autocast of the device they run on.
+MONAI's engines hard-code ``torch.autocast("cuda")``, so that bfloat16 on a CPU silently stays float32; the steps of
+this package open the autocast of the device they run on.
 """
 
 from __future__ import annotations

@@ -102,10 +102,11 @@ class TimeBudget:
             engine.state.max_epochs = epochs_that_fit(
                 self.minutes * 60, epoch_seconds, validation_seconds, self.val_interval
             )
+        epochs = engine.state.max_epochs or 0
         logger.info(
             "An epoch takes %.1f s, a validation %.1f s: %d epochs, about %.0f minutes in all.",
-            epoch_seconds, validation_seconds, engine.state.max_epochs,
-            (engine.state.max_epochs * (epoch_seconds + validation_seconds / self.val_interval)) / 60,
+            epoch_seconds, validation_seconds, epochs,
+            epochs * (epoch_seconds + validation_seconds / self.val_interval) / 60,
         )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """One iteration of training and one of evaluation: the `iteration_update` of MONAI's Ignite engines.
 
-They do what ``SupervisedTrainer._iteration`` and ``SupervisedEvaluator._iteration`` do, fire the same events and fill the same
-keys, and add what those lack: reduced precision on any device, gradient clipping, a guard against losses that are not
-finite, and deep supervision.
+They do what ``SupervisedTrainer._iteration`` and ``SupervisedEvaluator._iteration`` do, fire the same events and fill
+the same keys, and add what those lack: reduced precision on any device, gradient clipping, a guard against losses that
+are not finite, and deep supervision.
 """
 
 from __future__ import annotations
