@@ -48,6 +48,10 @@ terms:
   lobe: {color: [221, 130, 101]}
   bean: {color: [241, 214, 80]}
   vessel: {color: [92, 187, 240]}
+overrides: # a network for a few minutes on a processor without a GPU
+  network: {channels: [16, 32, 64, 128, 160]}
+  iterations_per_epoch: 20
+  val_interval: 2
 version: 0.1.0
 changelog:
   0.1.0: First version

@@ -194,6 +194,8 @@ class UNet(nn.Module):
         Raises:
             InputTooSmallError: a map would be empty, or a single voxel that a norm cannot normalise.
         """
+        if not torch.jit.is_scripting():
+            _compile_per_size(image)
         if not torch.jit.is_tracing():
             size = [image.size(axis) for axis in range(2, image.dim())]
             check_anything_left(size, self.smallest_image)
@@ -241,6 +243,13 @@ class UNet(nn.Module):
         # strict=False. `ignore` carries it over to the scripted network, which is why there is no super() here.
         check_weights_fit(self, state_dict, prefix)
         nn.Module._load_from_state_dict(self, state_dict, prefix, *arguments, **keyword_arguments)  # noqa: SLF001
+
+
+def _compile_per_size(image: Tensor) -> None:
+    # Inductor fails on strided 3D convolutions of symbolic size (torch 2.13, https://github.com/pytorch/pytorch/issues/
+    # 188323), and patches have one size anyway: torch.compile makes one program for each size, torch.export one for all.
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        torch._dynamo.mark_static(image)
 
 
 def _decoder_channels(

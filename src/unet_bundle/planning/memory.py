@@ -27,13 +27,13 @@ BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 LOSS_TENSORS = 8
 """Tensors of the size of the logits that Dice and cross-entropy hold: logits, probabilities, one-hot, gradients."""
 
-WORKSPACE_MAPS = 3
+WORKSPACE_MAPS = 2.5
 """Short-lived tensors of the size of the largest map in the backward pass: two gradients and a reordered copy."""
 
 INFERENCE_MAPS = 3
 """Tensors of the size of the largest map at inference: a convolution's input, its output and a reordered copy."""
 
-COPIES_OF_WEIGHTS = 4
+COPIES_OF_WEIGHTS = 6
 """Weights, their gradients and AdamW's two moments, all float32."""
 
 _NEEDS_INPUT = (

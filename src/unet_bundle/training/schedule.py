@@ -14,6 +14,10 @@ from unet_bundle.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+WARM_UP_ITERATIONS = 3
+"""Iterations that start the loader and the libraries and are not timed."""
+MEASURED_ITERATIONS = 10
+"""Iterations after which the length of training is decided."""
 CLOSING_SHARE = 0.02
 """Share of a time budget kept for what follows the last epoch: scoring and publishing the model."""
 
@@ -58,7 +62,9 @@ class LearningRate:
 
 
 class TimeBudget:
-    """Turns minutes into a number of epochs, once: after the first epoch and a first validation, both timed.
+    """Turns minutes into a number of epochs, once: after a few iterations and a first validation, all timed.
+
+    The first validation comes this early also without a budget: what would fail there fails now and not after hours.
 
     Args:
         minutes: how long training may take in all; None leaves ``max_epochs`` as it is.
@@ -73,54 +79,54 @@ class TimeBudget:
         self.evaluator = evaluator
         self.val_interval = val_interval
         self._started = 0.0
-        self._validation_started = 0.0
-        self._validation_seconds = 0.0
+        self._warm = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Measure during the first epoch of `engine`; stands after the validation in the list of handlers."""
+        """Measure during the first iterations of `engine`."""
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(once=1), self._decide)
-        self.evaluator.add_event_handler(Events.STARTED, self._start_validation)
-        self.evaluator.add_event_handler(Events.COMPLETED, self._end_validation)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=WARM_UP_ITERATIONS), self._warmed_up)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=MEASURED_ITERATIONS), self._decide)
 
     def _start(self, _engine: Engine) -> None:
         self._started = time.monotonic()
 
-    def _start_validation(self, _engine: Engine) -> None:
-        self._validation_started = time.monotonic()
-
-    def _end_validation(self, _engine: Engine) -> None:
-        self._validation_seconds = time.monotonic() - self._validation_started
+    def _warmed_up(self, _engine: Engine) -> None:
+        self._warm = time.monotonic()
 
     def _decide(self, engine: Engine) -> None:
-        if self.evaluator.state.epoch != engine.state.epoch:
-            # A first validation now finds out early what would otherwise fail late.
-            self.evaluator.run(engine.state.epoch)
-        validation_seconds = self._validation_seconds
-        epoch_seconds = time.monotonic() - self._started - validation_seconds
+        now = time.monotonic()
+        step = (now - self._warm) / (MEASURED_ITERATIONS - WARM_UP_ITERATIONS)
+        validation = self._first_validation()
+        epoch = step * (engine.state.epoch_length or 1)
         if self.minutes is not None:
-            engine.state.max_epochs = epochs_that_fit(
-                self.minutes * 60, epoch_seconds, validation_seconds, self.val_interval
-            )
+            start_up = now - self._started - MEASURED_ITERATIONS * step + validation
+            budget = self.minutes * 60 * (1 - CLOSING_SHARE) - start_up
+            engine.state.max_epochs = epochs_that_fit(budget, epoch, validation, self.val_interval)
         epochs = engine.state.max_epochs or 0
         logger.info(
-            "An epoch takes %.1f s, a validation %.1f s: %d epochs, about %.0f minutes in all.",
-            epoch_seconds, validation_seconds, epochs,
-            epochs * (epoch_seconds + validation_seconds / self.val_interval) / 60,
+            "A step takes %.2f s, a validation %.1f s: %d epochs, about %.0f minutes.",
+            step, validation, epochs, epochs * (epoch + validation / self.val_interval) / 60,
         )  # fmt: skip
+
+    def _first_validation(self) -> float:
+        """Seconds of a validation, which leaves no trace in the evaluator: its weights are kept by nobody."""
+        started = time.monotonic()
+        self.evaluator.run()
+        state = self.evaluator.state
+        state.epoch, state.best_metric, state.best_metric_epoch = 0, -1, -1
+        return time.monotonic() - started
 
 
 def epochs_that_fit(budget: float, epoch: float, validation: float, val_interval: int) -> int:
-    """The number of epochs that fit into `budget` seconds, a whole number of validation intervals if at least one does.
+    """The number of epochs that fit into `budget`, whole validation intervals if at least one fits; at least 1.
 
     Args:
-        budget: seconds in all, the first epoch and the first validation included.
+        budget: seconds.
         epoch: seconds of an epoch.
-        validation: seconds of a validation; one follows every `val_interval` epochs and one the first epoch.
+        validation: seconds of a validation; one follows every `val_interval` epochs, and one the last epoch.
         val_interval: epochs between two validations.
     """
-    usable = budget * (1 - CLOSING_SHARE) - validation
-    intervals = int(usable // (val_interval * epoch + validation))
+    intervals = int(budget // (val_interval * epoch + validation))
     if intervals >= 1:
         return intervals * val_interval
-    return max(int((usable - validation) // epoch), 1)
+    return max(int((budget - validation) // epoch), 1)

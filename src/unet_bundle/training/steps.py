@@ -29,7 +29,7 @@ class TrainStep:
     """One step of the optimiser.
 
     Args:
-        precision: see `resolve_precision`. The forward pass runs in it; the loss, the weights and their update in float32.
+        precision: see `resolve_precision`. The forward pass runs in it; loss, weights and their update in float32.
         max_gradient_norm: gradients longer than this (2-norm over all weights) are scaled down to it; None leaves them.
         max_bad_steps: steps in a row whose loss or gradients are not finite before training stops; each is skipped with
             a warning.
