@@ -25,3 +25,48 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six small labelled scans and an unlabelled one, in the layout of the Decathlon."""
+    from unet_bundle.phantom import make_phantom
+
+    return make_phantom(tmp_path_factory.mktemp("phantom") / "data", cases=6)
+
+
+@pytest.fixture(scope="session")
+def tiny_files(phantom_data: Path) -> dict[str, str]:
+    """The text files of a bundle planned for `phantom_data`: a network and a schedule for a few seconds of training."""
+    import yaml
+
+    from unet_bundle.io import find_cases, read_dataset_json
+    from unet_bundle.phantom import phantom_card
+    from unet_bundle.planning.bundle import bundle_files
+    from unet_bundle.planning.card import load_card
+    from unet_bundle.planning.fingerprint import measure_fingerprint
+    from unet_bundle.planning.plan import make_plan
+
+    path = phantom_data.parent / "card.yaml"
+    overrides = {
+        "spacing": [5.0, 5.0, 6.0],
+        "patch_size": [32, 32, 16],
+        "batch_size": 2,
+        "network": {"channels": [8, 8, 16, 16]},
+        "iterations_per_epoch": 3,
+        "max_epochs": 4,
+        "val_interval": 2,
+    }
+    path.write_text(yaml.safe_dump({**yaml.safe_load(phantom_card()), "folds": 3, "overrides": overrides}))
+    card = load_card(path, read_dataset_json(phantom_data))
+    fingerprint = measure_fingerprint(find_cases(phantom_data), card, progress=False)
+    return bundle_files(make_plan(fingerprint, card), fingerprint, card)
+
+
+@pytest.fixture
+def tiny_bundle(tiny_files: dict[str, str], tmp_path: Path) -> Path:
+    """A fresh folder with the bundle of `tiny_files`; it has no weights yet."""
+    from unet_bundle.planning.bundle import write_bundle
+
+    write_bundle(tiny_files, tmp_path / "bundle")
+    return tmp_path / "bundle"

@@ -43,6 +43,9 @@ def add_parser(verbs: Any) -> None:
         metavar="JSON",
         help="with DATASET: also write the measurements there; without: plan from them",
     )
+    parser.add_argument(
+        "--scores", type=Path, metavar="JSON", help="scores.json of an evaluation, for the bundle's documentation"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be planned, write nothing")
     parser.set_defaults(run=run)
 
@@ -77,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"  {'memory':14} about {plan.memory_bytes / 1e9:.1f} GB for a training step")
     if args.dry_run:
         return EXIT_OK
-    write_bundle(bundle_files(plan, fingerprint, card), args.output)
+    scores = None if args.scores is None else read_json(args.scores)
+    write_bundle(bundle_files(plan, fingerprint, card, scores), args.output)
     if args.dataset is not None and args.fingerprint is not None:
         temporary = args.fingerprint.with_name(f".{args.fingerprint.name}.tmp")
         temporary.write_text(to_json(fingerprint), encoding="utf-8")

@@ -99,11 +99,15 @@ class SaveScores:
             )
             if difference is not None:
                 raise InputError(f"{name}: image and label are not on one grid: {difference}; correct the label file.")
+            _check_values(label, len(self.classes) + 1, name)
             self._names.append(name)
             self._rows.append(dice_table(prediction, label, len(self.classes) + 1))
 
     def _write(self, engine: Engine) -> None:
         names, rows = _gathered(self._names, self._rows)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"Several label files are named {twice[0]}: name each case differently.")
         if getattr(engine.state, "rank", 0) != 0:
             return
         report = score_report(dict(zip(names, rows, strict=True)), self.classes)
@@ -130,6 +134,15 @@ def describe(report: Mapping[str, Any]) -> str:
     parts = [f"{name} {'-' if value is None else format(value, '.4f')}" for name, value in report["classes"].items()]
     mean = report["mean"]
     return ", ".join([*parts, f"mean {'-' if mean is None else format(mean, '.4f')}"])
+
+
+def _check_values(label: torch.Tensor, num_classes: int, name: str) -> None:
+    unknown = [value for value in torch.unique(label).tolist() if value not in range(num_classes)]
+    if unknown:
+        raise InputError(
+            f"{name}: the label file holds the value {unknown[0]:g}, the classes are 0 to {num_classes - 1}: correct it"
+            " or use a bundle that was planned for it."
+        )
 
 
 def _mean(values: list[float | None]) -> float | None:

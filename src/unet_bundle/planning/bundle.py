@@ -129,12 +129,12 @@ def write_bundle(files: Mapping[str, str], output: Path) -> None:
         output: the bundle's folder.
 
     Raises:
-        ConfigError: `output` holds something that is not a bundle.
+        ConfigError: `output` holds something that is not a bundle of ours.
     """
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file: give the folder the bundle goes to.")
-    if output.is_dir() and any(output.iterdir()) and not (output / "configs" / "metadata.json").is_file():
-        raise ConfigError(f"{output} is not empty and not a bundle: give a new or an empty folder.")
+    if output.is_dir() and any(output.iterdir()) and not _is_ours(output):
+        raise ConfigError(f"{output} is not empty and not a bundle of unet-bundle: give a new or an empty folder.")
     # metadata.json last: a folder that has it is complete.
     for name in sorted(files, key=lambda name: name == "configs/metadata.json"):
         path = output / name
@@ -143,6 +143,14 @@ def write_bundle(files: Mapping[str, str], output: Path) -> None:
         temporary.write_text(files[name], encoding="utf-8", newline="\n")
         temporary.replace(path)
     (output / "models").mkdir(exist_ok=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        found = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        return "unet-bundle" in found["required_packages_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def to_json(value: Any) -> str:

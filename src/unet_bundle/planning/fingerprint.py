@@ -141,7 +141,7 @@ def _count_labels(label: np.ndarray, card: TaskCard, name: str) -> dict[str, int
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise InputError(
-            f"{name}: the label holds {shown}, but the labels are {card.labels}: "
+            f"{name}: the label holds {shown}, but the label values are 0 to {max(card.labels.values())}: "
             "correct the file or state the label in the task card"
         )
     found = dict(zip(values.tolist(), counts.tolist(), strict=True))

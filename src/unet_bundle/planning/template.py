@@ -392,7 +392,11 @@ def train_config(plan: Plan) -> Config:
                 "optimizer": "@optimizer",
                 "loss_function": "@loss",
                 "inferer": "@train::inferer",
-                "iteration_update": {"_target_": "unet_bundle.training.TrainStep", "precision": "@precision"},
+                "iteration_update": {
+                    "_target_": "unet_bundle.training.TrainStep",
+                    "precision": "@precision",
+                    "seed": "@seed",
+                },
                 "postprocessing": "@train::postprocessing",
                 "key_train_metric": "@train::key_metric",
                 "train_handlers": "@train::handlers",

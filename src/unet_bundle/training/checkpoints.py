@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import pickle
-from collections.abc import Callable
+import math
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,19 @@ from torch import nn
 from torch.optim import Optimizer
 
 from unet_bundle.errors import CheckpointError
+from unet_bundle.training.distributed import is_main_process, wait_for_others
 
 logger = logging.getLogger(__name__)
 
 LAST = "last.pt"
 BEST = "best.pt"
+REPLACED = "replaced.pt"
+"""The bundle's weights before the last ones that took their place: in the run's folder, weights are dear."""
 
 
 def bare(network: nn.Module) -> nn.Module:
     """The network itself, out of the wrapper of distributed training."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that writes files."""
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
-        torch.distributed.get_rank() == 0
-    )
 
 
 def save_atomically(content: Any, path: Path) -> None:
@@ -56,13 +53,16 @@ def load_checkpoint(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
+        raise CheckpointError(f"{short_name(path)} is missing: train the bundle first (`unet-bundle train`).") from None
+    except Exception as error:  # damaged bytes make the unpickler fail in any way
         raise CheckpointError(
-            f"{path.parent.name}/{path.name} is missing: train the bundle first (`unet-bundle train`)."
-        ) from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path.parent.name}/{path.name} is no readable checkpoint ({type(error).__name__}): restore or retrain it."
+            f"{short_name(path)} is no readable checkpoint ({type(error).__name__}): restore or retrain it."
         ) from error
+
+
+def short_name(path: Path) -> str:
+    """A checkpoint's file and folder, as messages name it."""
+    return Path(*path.parts[-2:]).as_posix()
 
 
 def load_weights(network: nn.Module, state: Any, name: str) -> None:
@@ -114,7 +114,13 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
         path = Path(self.load_path)
         state = load_checkpoint(path)
         for network in self.load_dict.values():
-            load_weights(network, state, f"{path.parent.name}/{path.name}")
+            load_weights(network, state, short_name(path))
+
+
+STATE_KEYS = frozenset(
+    {"network", "optimizer", "epoch", "progress", "configured_epochs", "best_metric", "best_metric_epoch"}
+)
+"""What the state of a run holds."""
 
 
 class RunCheckpoints:
@@ -127,6 +133,9 @@ class RunCheckpoints:
         folder: of the run.
         interval: epochs between two savings; use the validation interval.
         resume: go on from the folder's last state instead of starting anew.
+
+    Raises:
+        CheckpointError: when training starts, if there is no state to resume or it does not fit.
     """
 
     def __init__(
@@ -155,27 +164,36 @@ class RunCheckpoints:
         self._configured_epochs = engine.state.max_epochs or 0
         if self.resume:
             self._load(engine)
+            self.resume = False  # a host may run the engine again, from where it is then
 
     def _load(self, engine: Engine) -> None:
         path = self.folder / LAST
+        name = short_name(path)
+        if not path.is_file():
+            raise CheckpointError(f"{name} is missing, there is no run to resume: start anew without --resume.")
         state = load_checkpoint(path)
-        try:
-            load_weights(self.network, state["network"], f"{self.folder.name}/{LAST}")
-            self.optimizer.load_state_dict(state["optimizer"])
-            progress, configured = state["progress"], state["configured_epochs"]
-            if configured != self._configured_epochs:  # the person asks for another length now
-                progress = {**progress, "max_epochs": self._configured_epochs}
-            engine.load_state_dict(progress)
-            self.evaluator.state.best_metric = state["best_metric"]
-            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
-        except (KeyError, TypeError, ValueError) as error:
+        if not isinstance(state, dict) or set(state) != STATE_KEYS:
+            raise CheckpointError(f"{name} is not the state of a run to resume: start anew without --resume.")
+        progress = dict(state["progress"])
+        if progress["epoch_length"] != engine.state.epoch_length:
             raise CheckpointError(
-                f"{self.folder.name}/{LAST} is not a run to resume ({error}): start anew without --resume."
-            ) from error
-        if engine.state.epoch >= (engine.state.max_epochs or 0):
-            raise CheckpointError(
-                f"{self.folder.name}/{LAST} has all its {engine.state.epoch} epochs: ask for more by --max_epochs."
+                f"{name} has {progress['epoch_length']} iterations an epoch, not {engine.state.epoch_length}: resume"
+                " with the settings it was started with."
             )
+        if state["configured_epochs"] != self._configured_epochs:  # the person asks for another length now
+            progress["max_epochs"] = self._configured_epochs
+        if state["epoch"] >= progress["max_epochs"]:
+            raise CheckpointError(f"{name} has {state['epoch']} epochs already: ask for more by --max_epochs.")
+        if state["best_metric_epoch"] >= 0 and not (self.folder / BEST).is_file():
+            raise CheckpointError(f"{short_name(self.folder / BEST)} is missing: start anew without --resume.")
+        load_weights(self.network, state["network"], name)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{name} was made with another optimizer: start anew without --resume.") from error
+        engine.load_state_dict(progress)
+        self.evaluator.state.best_metric = state["best_metric"]
+        self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
         logger.info("Resumed after epoch %d of %s.", engine.state.epoch, engine.state.max_epochs)
 
     def _epoch_completed(self, engine: Engine) -> None:
@@ -189,6 +207,7 @@ class RunCheckpoints:
             state = {
                 "network": bare(self.network).state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "epoch": epoch,
                 "progress": dict(engine.state_dict()),
                 "configured_epochs": self._configured_epochs,
                 "best_metric": float(evaluated.best_metric),
@@ -200,8 +219,9 @@ class RunCheckpoints:
 class PublishModel:
     """When training ends, puts its best weights into the bundle as float16, if they beat the weights that are there.
 
-    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
-    the last weights are published.
+    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none),
+    or if none of them holds any organ, the last weights are published. Weights that are replaced are kept in the run's
+    folder as ``replaced.pt``.
 
     Args:
         network: what was trained.
@@ -236,20 +256,30 @@ class PublishModel:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Score, compare, publish."""
-        has_validation = self.evaluator.state.best_metric_epoch >= 0
-        if has_validation:
+        """Score, compare, publish; the network that was trained stays as it is."""
+        weights = bare(self.network).state_dict()
+        if self.evaluator.state.epoch_length:
             if self.evaluator.state.epoch != engine.state.epoch:  # the last epochs were not validated
                 self._validate_last(engine)
-            load_weights(self.network, load_checkpoint(self.folder / BEST), f"{self.folder.name}/{BEST}")
-            new, old = float(self.evaluator.state.best_metric), self._score_of_published()
-            if old is not None and old >= new:
-                logger.info("%s stays: it scores %.4f, the best of this run %.4f.", self.path.name, old, new)
-                return
-            logger.info("New %s: mean Dice %.4f%s.", self.path.name, new, "" if old is None else f", before {old:.4f}")
+            new = float(self.evaluator.state.best_metric)
+            if not math.isnan(new):
+                old = self._score_of_published()
+                if old is not None and old >= new:
+                    logger.info("%s stays: it scores %.4f, the best of this run %.4f.", self.path.name, old, new)
+                    return
+                before = "" if old is None else f", before {old:.4f}"
+                logger.info("New %s: mean Dice %.4f%s.", self.path.name, new, before)
+                weights = load_checkpoint(self.folder / BEST) if is_main_process() else weights
+        wait_for_others()  # none of them looks for the published weights any more
         if is_main_process():
-            weights = bare(self.network).state_dict()
-            save_atomically({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, self.path)
+            self._publish(weights)
+
+    def _publish(self, weights: Mapping[str, torch.Tensor]) -> None:
+        if self.path.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.path, self.folder / REPLACED)
+            logger.info("The weights that were there are kept as %s.", short_name(self.folder / REPLACED))
+        save_atomically({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, self.path)
 
     def _validate_last(self, engine: Engine) -> None:
         self.evaluator.run(engine.state.epoch)
@@ -262,7 +292,7 @@ class PublishModel:
             return None
         trained = {k: v.clone() for k, v in bare(self.network).state_dict().items()}
         try:
-            load_weights(self.network, load_checkpoint(self.path), self.path.name)
+            load_weights(self.network, load_checkpoint(self.path), short_name(self.path))
         except CheckpointError as error:
             logger.warning("%s It is replaced.", error)
             return None

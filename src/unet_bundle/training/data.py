@@ -22,7 +22,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose
 from torch.utils.data import DistributedSampler
 
-from unet_bundle.errors import InputError
+from unet_bundle.errors import ConfigError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,9 @@ class CaseDataset(CacheDataset):
         cache_bytes: memory the kept cases may take; None: half of what is free.
         num_workers: threads that fill the cache.
         progress: show a progress bar while it fills.
+
+    Raises:
+        ConfigError: `cache_bytes` is negative.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class CaseDataset(CacheDataset):
         num_workers: int = 2,
         progress: bool = True,
     ) -> None:
+        if cache_bytes is not None and cache_bytes < 0:
+            raise ConfigError(f"cache_bytes must be 0 or more, not {cache_bytes!r}.")
         # Random transforms crop first and work on new tensors, so the cache needs no copy.
         super().__init__(data=[], transform=transform, num_workers=num_workers, progress=progress, copy_cache=False)
         self.set_num = self._cases_that_fit(data, cache_bytes)
@@ -108,6 +113,7 @@ class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
 
     Raises:
         InputError: the data set is empty.
+        ConfigError: an epoch would be empty.
     """
 
     def __init__(self, dataset: Sized, samples_per_epoch: int, seed: int = 0) -> None:
@@ -120,6 +126,8 @@ class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
         )
         if len(dataset) == 0:
             raise InputError("There is no training case: look at dataset_dir, the fold and the splits.")
+        if samples_per_epoch < 1:
+            raise ConfigError(f"An epoch of {samples_per_epoch} samples trains nothing: raise iterations_per_epoch.")
         self.cases = len(dataset)
         self.num_samples = -(-samples_per_epoch // self.num_replicas)
         self.total_size = self.num_samples * self.num_replicas

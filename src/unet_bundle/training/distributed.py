@@ -28,6 +28,21 @@ def start_processes() -> None:
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
+def is_main_process() -> bool:
+    """Whether this process is the one that writes files."""
+    return not _is_distributed() or torch.distributed.get_rank() == 0
+
+
+def wait_for_others() -> None:
+    """Return when every process has come here; at once where there is one only."""
+    if _is_distributed():
+        torch.distributed.barrier()
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _local_rank() -> int:
     try:
         return int(os.environ["LOCAL_RANK"])

@@ -33,7 +33,7 @@ def seconds_per_step(
         precision: see `resolve_precision`.
     """
     dtype = resolve_precision(precision, device)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = make_network().to(device).train()
         image = torch.rand(*image_shape, device=device)
         label = torch.randint(0, num_classes, (image_shape[0], 1, *image_shape[2:]), device=device).float()

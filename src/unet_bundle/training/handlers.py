@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from tqdm import tqdm
 
-from unet_bundle.training.checkpoints import is_main_process
+from unet_bundle.training.distributed import is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,9 @@ class TrainingLog:
         self.evaluator = evaluator
         self.path = Path(folder) / "curves.csv"
         self._losses: list[torch.Tensor] = []
+        self._rows: list[Sequence[Any]] | None = None
         self._started = 0.0
-        self._first_epoch = 0
+        self._epochs = 0
 
     def attach(self, engine: Engine) -> None:
         """Follow `engine`; stands after the validation in the list of handlers."""
@@ -77,9 +79,10 @@ class TrainingLog:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, _engine: Engine) -> None:
         self._started = time.monotonic()
-        self._first_epoch = engine.state.epoch
+        self._epochs = 0
+        self._rows = None
 
     def _collect(self, engine: Engine) -> None:
         output: Any = engine.state.output
@@ -88,11 +91,12 @@ class TrainingLog:
     def _write(self, engine: Engine) -> None:
         loss = float(torch.stack([torch.as_tensor(value) for value in self._losses]).mean())
         self._losses.clear()
+        self._epochs += 1  # of this run: a resumed one starts in the middle
         if not is_main_process():
             return
         epoch, epochs = engine.state.epoch, engine.state.max_epochs or 0
         seconds = time.monotonic() - self._started
-        left = seconds / max(epoch - self._first_epoch, 1) * (epochs - epoch)
+        left = seconds / self._epochs * (epochs - epoch)
         rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]  # MONAI's trainers have one
         score: float | str = ""
         evaluated = self.evaluator.state
@@ -105,11 +109,18 @@ class TrainingLog:
         self._append((epoch, engine.state.iteration, f"{seconds:.1f}", f"{loss:.5f}", f"{rate:.3e}", score))
 
     def _append(self, row: tuple[Any, ...]) -> None:
+        if self._rows is None:
+            self._rows = self._rows_before(row[0])
+        self._rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A new run starts the file anew; a resumed one goes on below.
-        anew = row[0] == 1 or not self.path.is_file()
-        with self.path.open("w" if anew else "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if anew:
-                writer.writerow(self.COLUMNS)
-            writer.writerow(row)
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([self.COLUMNS, *self._rows])
+        temporary.replace(self.path)
+
+    def _rows_before(self, epoch: int) -> list[Sequence[Any]]:
+        """The rows that stand: a resumed run keeps those before it, not those of epochs that are trained again."""
+        if epoch == 1 or not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return [row for row in list(csv.reader(file))[1:] if row and int(row[0]) < epoch]

@@ -28,6 +28,17 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def check_precision(precision: str) -> str:
+    """`precision` itself, if it is one of `PRECISIONS`.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}.")
+    return precision
+
+
 def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype:
     """The format to compute in.
 
@@ -40,12 +51,10 @@ def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype
         ConfigError: an unknown name, or float16 on a CPU (its gradients vanish there without a scaler).
     """
     device = torch.device(device)
-    if precision == "auto":
+    if check_precision(precision) == "auto":
         if has_fast_bfloat16(device):
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}.")
     if precision == "float16" and device.type != "cuda":
         raise ConfigError("precision 'float16' needs a CUDA device: choose 'bfloat16' or 'float32'.")
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]

@@ -47,8 +47,7 @@ class LearningRate:
 
     def __call__(self, engine: Engine) -> None:
         """Set the rate for the iteration that starts."""
-        total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
-        rate = self.rate(engine.state.iteration - 1, total)
+        rate = self.rate(engine.state.iteration - 1, _total_iterations(engine))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
@@ -78,30 +77,40 @@ class TimeBudget:
         self.minutes = minutes
         self.evaluator = evaluator
         self.val_interval = val_interval
+        self._iterations = 0
         self._started = 0.0
         self._warm = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Measure during the first iterations of `engine`."""
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=WARM_UP_ITERATIONS), self._warmed_up)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=MEASURED_ITERATIONS), self._decide)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
 
     def _start(self, _engine: Engine) -> None:
-        self._started = time.monotonic()
+        self._iterations = 0
+        self._started = self._warm = time.monotonic()
 
-    def _warmed_up(self, _engine: Engine) -> None:
-        self._warm = time.monotonic()
+    def _measure(self, engine: Engine) -> None:
+        self._iterations += 1
+        before = engine.state.iteration - self._iterations
+        if before >= MEASURED_ITERATIONS:
+            return  # the run that is resumed here has decided
+        deciding = min(MEASURED_ITERATIONS, _total_iterations(engine) - before)
+        if self._iterations == min(WARM_UP_ITERATIONS, deciding - 1):
+            self._warm = time.monotonic()
+        if self._iterations == deciding:
+            self._decide(engine, deciding - min(WARM_UP_ITERATIONS, deciding - 1))
 
-    def _decide(self, engine: Engine) -> None:
+    def _decide(self, engine: Engine, timed_iterations: int) -> None:
         now = time.monotonic()
-        step = (now - self._warm) / (MEASURED_ITERATIONS - WARM_UP_ITERATIONS)
+        step = (now - self._warm) / timed_iterations
         validation = self._first_validation()
         epoch = step * (engine.state.epoch_length or 1)
         if self.minutes is not None:
-            start_up = now - self._started - MEASURED_ITERATIONS * step + validation
+            start_up = now - self._started - self._iterations * step + validation
             budget = self.minutes * 60 * (1 - CLOSING_SHARE) - start_up
-            engine.state.max_epochs = epochs_that_fit(budget, epoch, validation, self.val_interval)
+            fitting = epochs_that_fit(budget, epoch, validation, self.val_interval)
+            engine.state.max_epochs = max(fitting, engine.state.epoch)
         epochs = engine.state.max_epochs or 0
         logger.info(
             "A step takes %.2f s, a validation %.1f s: %d epochs, about %.0f minutes.",
@@ -110,18 +119,23 @@ class TimeBudget:
 
     def _first_validation(self) -> float:
         """Seconds of a validation, which leaves no trace in the evaluator: its weights are kept by nobody."""
+        state = self.evaluator.state
+        before = state.epoch, state.best_metric, state.best_metric_epoch
         started = time.monotonic()
         self.evaluator.run()
-        state = self.evaluator.state
-        state.epoch, state.best_metric, state.best_metric_epoch = 0, -1, -1
+        state.epoch, state.best_metric, state.best_metric_epoch = before
         return time.monotonic() - started
+
+
+def _total_iterations(engine: Engine) -> int:
+    return (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
 
 
 def epochs_that_fit(budget: float, epoch: float, validation: float, val_interval: int) -> int:
     """The number of epochs that fit into `budget`, whole validation intervals if at least one fits; at least 1.
 
     Args:
-        budget: seconds.
+        budget: seconds; may be negative.
         epoch: seconds of an epoch.
         validation: seconds of a validation; one follows every `val_interval` epochs, and one the last epoch.
         val_interval: epochs between two validations.

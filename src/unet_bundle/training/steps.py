@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
 from unet_bundle.errors import UnetBundleError
-from unet_bundle.training.precision import autocast, resolve_precision
+from unet_bundle.training.precision import autocast, check_precision, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +34,23 @@ class TrainStep:
         max_gradient_norm: gradients longer than this (2-norm over all weights) are scaled down to it; None leaves them.
         max_bad_steps: steps in a row whose loss or gradients are not finite before training stops; each is skipped with
             a warning.
+        seed: torch's random numbers in a step (dropout) become a function of it, the iteration and the process, and
+            not of what ran before; None leaves them.
 
     Raises:
+        ConfigError: `precision` is unknown, or not for the device.
         DivergedError: more than `max_bad_steps` steps in a row were not finite.
     """
 
     def __init__(
-        self, precision: str = "auto", max_gradient_norm: float | None = 12.0, max_bad_steps: int = 10
+        self,
+        precision: str = "auto",
+        max_gradient_norm: float | None = 12.0,
+        max_bad_steps: int = 10,
+        seed: int | None = None,
     ) -> None:
-        self.precision = precision
+        self.precision = check_precision(precision)
+        self.seed = seed
         self.max_gradient_norm = max_gradient_norm
         self.max_bad_steps = max_bad_steps
         self._bad_steps = 0
@@ -53,6 +62,9 @@ class TrainStep:
         dtype = resolve_precision(self.precision, device)
         if self._scaler is None:
             self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        if self.seed is not None:
+            position = [self.seed, engine.state.iteration, engine.state.rank]
+            torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
         inputs, targets = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
 
         engine.network.train()
@@ -83,11 +95,9 @@ class TrainStep:
         if torch.isfinite(loss) and torch.isfinite(norm):
             self._bad_steps = 0
             self._scaler.step(engine.optimizer)
-        elif self._scaler.is_enabled() and torch.isfinite(loss):
-            self._scaler.step(engine.optimizer)  # skips itself: the scale was too large and is halved below
         else:
             self._skip(engine)
-        self._scaler.update()
+        self._scaler.update()  # with float16: halves the scale of the loss after gradients that were too large for it
 
     def _skip(self, engine: SupervisedTrainer) -> None:
         self._bad_steps += 1
@@ -108,7 +118,7 @@ class EvaluationStep:
     """
 
     def __init__(self, precision: str = "float32") -> None:
-        self.precision = precision
+        self.precision = check_precision(precision)
 
     def __call__(self, engine: SupervisedEvaluator, batch: Any) -> dict[str, torch.Tensor]:
         """Run one iteration; returns image, label (None for inference) and prediction (logits, float32)."""
