@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import json
 import logging
 import re
 import sys
@@ -35,7 +34,8 @@ TRACKING_KEYS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_
 """Top-level values that MONAI's experiment tracking adds to a config, asked for or not used by it."""
 IGNORED_TOP_LEVEL = frozenset({"_meta_"})
 
-_WORKER_ERROR = re.compile(r"^unet_bundle\.errors\.\w+: (.+)$", re.MULTILINE)
+PACKAGE = __name__.partition(".")[0]
+_WORKER_ERROR = re.compile(rf"^{PACKAGE}(?:\.\w+)+: (.+)$", re.MULTILINE)
 
 
 def start_run(config_files: Sequence[str]) -> None:
@@ -45,13 +45,24 @@ def start_run(config_files: Sequence[str]) -> None:
         config_files: names of the files this config is made of, in the order they are merged.
 
     Raises:
-        ConfigError: a key is neither the bundle's own, nor an argument of its `_target_`, nor used by `@`.
+        ConfigError: a key is neither the bundle's own, nor an argument of its `_target_`, nor used by `@`; or an
+            overlay stands without the config it is laid over.
     """
     if under_monai_command_line():
         end_errors_in_one_line()
     workflow = _running_workflow()
-    if workflow is not None:
-        check_keys(workflow.parser.config, _own_config(Path(workflow.config_root_path), config_files))
+    if workflow is None:
+        return
+    config = workflow.parser.config
+    if "network_def" not in config:
+        raise ConfigError(
+            f"{config_files[-1]} is laid over another config: name that first, as in"
+            f" --config_file \"['configs/inference.json','configs/evaluate.json']\"."
+        )
+    folders = [Path(workflow.config_root_path)]
+    if isinstance(config.get("bundle_root"), str):  # a host may run a copy of the config from elsewhere
+        folders.append(Path(config["bundle_root"]) / "configs")
+    check_keys(config, _own_config(folders, config_files))
 
 
 # --- unknown keys -----------------------------------------------------------------------------------------------
@@ -111,11 +122,21 @@ def _child(own: Any, identifier: str) -> Any:
 
 
 def _check_kind(identifier: str, value: Any, own: Any) -> None:
-    """Refuse text where the bundle has a number or a list: MONAI would fail far from the cause."""
-    is_text = isinstance(value, str) and not value.startswith(("$", "@", "%"))
-    for kind, name in ((bool, "true or false"), ((int, float), "a number"), (list, "a list")):
-        if isinstance(own, kind) and is_text:
-            raise ConfigError(f"Configuration key {identifier!r} must be {name}, not {value!r}.")
+    """Refuse a plain value of another kind than the bundle's: MONAI would fail far from the cause, or not at all."""
+    is_made = isinstance(value, dict) or (isinstance(value, str) and value.startswith(("$", "@", "%")))
+    if value is None or is_made:
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(own, bool):
+        fits, kind = isinstance(value, bool) or value in (0, 1), "true or false"
+    elif isinstance(own, int | float):
+        fits, kind = is_number, "a number"
+    elif isinstance(own, list):
+        fits, kind = isinstance(value, list | tuple), "a list"
+    else:
+        return
+    if not fits:
+        raise ConfigError(f"Configuration key {identifier!r} must be {kind}, not {value!r}.")
 
 
 def _references(config: Any) -> Iterator[str]:
@@ -148,13 +169,24 @@ def _arguments_of(target: Any) -> list[str] | None:
     found: Any = getattr(importlib.import_module(module), target, None) if module else locate(target)
     if found is None:
         return None
-    try:
-        parameters = inspect.signature(found).parameters
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return None
-    return list(parameters)
+    return _parameters(found)
+
+
+def _parameters(found: Any) -> list[str] | None:
+    names: list[str] = []
+    classes = inspect.getmro(found) if inspect.isclass(found) else (found,)
+    for callee, base in zip(classes, [*classes[1:], None], strict=True):
+        try:
+            parameters = inspect.signature(callee).parameters
+        except (TypeError, ValueError):
+            return None
+        names += [name for name, p in parameters.items() if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return names
+        # MONAI's DataLoader hands its **kwargs to torch's DataLoader; of other classes nobody knows where they go.
+        if getattr(base, "__name__", None) != getattr(callee, "__name__", ""):
+            return None
+    return None
 
 
 def _running_workflow() -> Any:
@@ -173,16 +205,18 @@ def _running_workflow() -> Any:
     return None
 
 
-def _own_config(folder: Path, config_files: Sequence[str]) -> dict[str, Any] | None:
+def _own_config(folders: Sequence[Path], config_files: Sequence[str]) -> dict[str, Any] | None:
+    """The bundle's files, merged, from the first folder that has them all; None if none has."""
     from monai.bundle import ConfigParser
 
-    paths = [folder / name for name in config_files]
-    if not all(path.is_file() for path in paths):
-        return None
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in paths])
-    own: dict[str, Any] = parser.get()
-    return own
+    for folder in folders:
+        paths = [folder / name for name in config_files]
+        if all(path.is_file() for path in paths):
+            parser = ConfigParser()
+            parser.read_config([str(path) for path in paths])
+            own: dict[str, Any] = parser.get()
+            return own
+    return None
 
 
 # --- one-line errors --------------------------------------------------------------------------------------------
@@ -194,22 +228,29 @@ def under_monai_command_line() -> bool:
     return spec is not None and spec.name in {"monai.bundle", "monai.bundle.__main__"}
 
 
-def error_message(error: BaseException | None) -> str | None:
-    """The one line of the error of ours behind `error`, or None if there is none.
+def our_error(error: BaseException | None) -> Exception | None:
+    """The error of this package that `error` is, or was raised from; None if there is none.
 
-    Looks along the chain of causes, and into the text: a data loader's worker hands over its error as text only.
+    Looks along the chain of causes, and into the text: a data loader's worker hands over its error as text only. What
+    was merely being handled when another error arose is no cause of it.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        text = str(error)
-        from_worker = _WORKER_ERROR.findall(text)
+        from_worker = _WORKER_ERROR.findall(str(error))
         if from_worker:
-            return str(from_worker[-1])
-        if isinstance(error, UnetBundleError):
-            return text
-        error = error.__cause__ or error.__context__
+            return UnetBundleError(from_worker[-1])
+        # Networks and steps have error classes of their own, so that the package, not the base class, decides.
+        if isinstance(error, Exception) and type(error).__module__.partition(".")[0] == PACKAGE:
+            return error
+        error = error.__cause__
     return None
+
+
+def error_message(error: BaseException | None) -> str | None:
+    """The one line of the error of ours behind `error`, or None if there is none."""
+    ours = our_error(error)
+    return None if ours is None else str(ours)
 
 
 def end_errors_in_one_line() -> None:
@@ -250,17 +291,3 @@ class _OneLineErrors(logging.Filter):
         elif "applying transform" in text and record.levelno >= logging.ERROR:
             return False
         return True
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a bundle.
-
-    Raises:
-        ConfigError: the file is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} is missing: give the folder of a bundle, as `unet-bundle plan` writes it.") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}.") from None

@@ -86,7 +86,10 @@ def test_refuses_a_data_set_without_any_foreground(make_dataset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda number, image, label: (image, label * number), "case_003: the label holds 3, but the label values are 0 to 1"),
+        (
+            lambda number, image, label: (image, label * number),
+            "case_003: the label holds 3, but the label values are 0 to 1",
+        ),
         (lambda number, image, label: (image, label * (0.5 if number == 3 else 1.0)), "case_003: the label holds 0.5"),
         (lambda number, image, label: (image, label[:, :, number // 3 :]), "case_003: image and label do not lie"),
         (lambda number, image, label: (np.stack([image] * (1 + number // 3), -1), label), "case_003.* 2 channels"),

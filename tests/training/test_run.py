@@ -1,28 +1,204 @@
 """Whole trainings of a few seconds through the real train.json."""
 
+import csv
+import logging
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 
+from unet_bundle.errors import CheckpointError
+from unet_bundle.planning.bundle import write_bundle
 
-def test_probe(tiny_bundle: Path, phantom_data: Path) -> None:
-    import time
-    t = time.time()
+Weights = dict[str, torch.Tensor]
+# Dropout too must be repeatable; the first test of each property runs with it.
+SETTINGS: dict[str, Any] = {"network_def::dropout": 0.2}
+
+
+@dataclass
+class Run:
+    """What a training left behind."""
+
+    bundle: Path
+    by_epoch: dict[int, Weights]
+    best_epoch: int
+
+    @property
+    def folder(self) -> Path:
+        return self.bundle / "runs" / "fold_0"
+
+    def load(self, name: str) -> Any:
+        return torch.load(self.bundle / name, weights_only=True)
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.folder / "curves.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def train(bundle: Path, data: Path, kill_in_iteration: int | None = None, **overrides: Any) -> Run:
+    """What ``python -m monai.bundle run --config_file train.json`` does; may die in the middle of an iteration."""
     workflow = ConfigWorkflow(
-        config_file=str(tiny_bundle / "configs" / "train.json"),
-        workflow_type="train", logging_file=False,
-        bundle_root=str(tiny_bundle), dataset_dir=str(phantom_data),
+        config_file=str(bundle / "configs" / "train.json"),
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(bundle),
+        dataset_dir=str(data),
+        **{**SETTINGS, "num_workers": 0, **overrides},
     )
-
     workflow.initialize()
-    print("PROPS", workflow.check_properties())
-    workflow.run()
+    trainer = workflow.parser.get_parsed_content("train::trainer")
+    network = workflow.parser.get_parsed_content("network")
+    evaluator = workflow.parser.get_parsed_content("validate::evaluator")
+    by_epoch: dict[int, Weights] = {}
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def _keep(engine: Engine) -> None:
+        by_epoch[engine.state.epoch] = {k: v.clone() for k, v in network.state_dict().items()}
+
+    if kill_in_iteration is not None:
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=kill_in_iteration), _die)
+    trainer.run()  # what `run` of the config says, without MONAI's wrapping of an error
     workflow.finalize()
-    print(time.time() - t)
-    print((tiny_bundle / "runs/fold_0/curves.csv").read_text())
-    print(sorted(tiny_bundle.rglob("*")))
+    return Run(bundle, by_epoch, evaluator.state.best_metric_epoch)
+
+
+class KilledError(Exception):
+    """As if the machine went down."""
+
+
+def _die(_engine: Engine) -> None:
+    raise KilledError
+
+
+def same(a: Weights, b: Weights) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def halved(state: Weights) -> Weights:
+    return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_files: dict[str, str], phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A training that was never disturbed."""
+    bundle = tmp_path_factory.mktemp("finished") / "bundle"
+    write_bundle(tiny_files, bundle)
+    return train(bundle, phantom_data)
+
+
+@pytest.fixture
+def run_again(finished: Run, tmp_path: Path, phantom_data: Path) -> Callable[..., Run]:
+    """A function that calls `train` on a copy of the finished training, with other settings."""
+    shutil.copytree(finished.bundle, tmp_path / "copy")
+    return lambda **overrides: train(tmp_path / "copy", phantom_data, **overrides)
+
+
+def test_the_same_seed_gives_the_same_weights(finished: Run, tiny_bundle: Path, phantom_data: Path):
+    again = train(tiny_bundle, phantom_data, num_workers=1)
+
+    assert len(finished.by_epoch) == 4
+    assert not same(finished.by_epoch[1], finished.by_epoch[4])
+    assert all(same(again.by_epoch[epoch], state) for epoch, state in finished.by_epoch.items())
+    assert (again.bundle / "models/model.pt").read_bytes() == (finished.bundle / "models/model.pt").read_bytes()
+    assert same(again.load("runs/fold_0/best.pt"), finished.load("runs/fold_0/best.pt"))
+
+
+def test_killed_and_resumed_gives_the_same_weights_as_never_stopped(
+    finished: Run, tiny_bundle: Path, phantom_data: Path
+):
+    with pytest.raises(KilledError):
+        train(tiny_bundle, phantom_data, kill_in_iteration=11)
+    assert not (tiny_bundle / "models" / "model.pt").exists()
+    resumed = train(tiny_bundle, phantom_data, resume=True)
+
+    assert sorted(resumed.by_epoch) == [3, 4], "it goes on after the last validation"
+    assert same(resumed.by_epoch[4], finished.by_epoch[4])
+    assert resumed.best_epoch == finished.best_epoch
+    assert (tiny_bundle / "models/model.pt").read_bytes() == (finished.bundle / "models/model.pt").read_bytes()
+    columns = ("epoch", "iteration", "loss", "learning_rate", "validation_dice")
+    assert [[row[c] for c in columns] for row in resumed.rows()] == [[r[c] for c in columns] for r in finished.rows()]
+
+
+def test_the_files_of_a_run_hold_what_they_say(finished: Run):
+    best, last = finished.load("runs/fold_0/best.pt"), finished.load("runs/fold_0/last.pt")
+
+    assert finished.best_epoch in {2, 4}
+    assert same(best, finished.by_epoch[finished.best_epoch])
+    assert same(last["network"], finished.by_epoch[4])
+    assert same(finished.load("models/model.pt"), halved(best))
+    assert {v.dtype for v in finished.load("models/model.pt").values() if v.is_floating_point()} == {torch.float16}
+    assert [path.name for path in (finished.bundle / "models").iterdir()] == ["model.pt"]
+    assert not list(finished.bundle.rglob("*.tmp"))
+
+
+def test_the_curves_have_a_row_an_epoch_and_the_score_of_the_validated_ones(finished: Run):
+    rows = finished.rows()
+    scores = {int(row["epoch"]): float(row["validation_dice"]) for row in rows if row["validation_dice"]}
+
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert [int(row["iteration"]) for row in rows] == [3, 6, 9, 12]
+    assert set(scores) == {2, 4}, "the first, timed validation is in no curve"
+    assert max(scores, key=lambda epoch: scores[epoch]) == finished.best_epoch
+
+
+def test_a_longer_run_resumes_one_that_is_done(run_again: Callable[..., Run]):
+    for epochs in (3, 4):
+        with pytest.raises(
+            CheckpointError, match=r"^fold_0/last\.pt has 4 epochs already: ask for more by --max_epochs"
+        ):
+            run_again(resume=True, max_epochs=epochs)
+    longer = run_again(resume=True, max_epochs=6)
+    assert sorted(longer.by_epoch) == [5, 6]
+    assert [int(row["epoch"]) for row in longer.rows()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_there_must_be_a_run_to_resume(run_again: Callable[..., Run], tmp_path: Path):
+    last = tmp_path / "copy" / "runs" / "fold_0" / "last.pt"
+
+    def refusal(**overrides: Any) -> str:
+        with pytest.raises(CheckpointError) as raised:
+            run_again(resume=True, max_epochs=6, **overrides)
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    assert "has 3 iterations an epoch, not 5: resume with the settings" in refusal(iterations_per_epoch=5)
+    assert "does not fit the network" in refusal(**{"network_def::channels": [8, 8, 16, 32]})
+    (last.parent / "best.pt").rename(tmp_path / "best.pt")
+    assert refusal() == "fold_0/best.pt is missing: start anew without --resume."
+    (tmp_path / "best.pt").rename(last.parent / "best.pt")
+    shutil.copyfile(last.parent / "best.pt", last)
+    assert refusal() == "fold_0/last.pt is not the state of a run to resume: start anew without --resume."
+    torch.save([1, 2], last)
+    assert refusal() == "fold_0/last.pt is not the state of a run to resume: start anew without --resume."
+    last.write_bytes(b"no checkpoint")
+    assert refusal().startswith("fold_0/last.pt is no readable checkpoint")
+    last.unlink()
+    assert refusal() == "fold_0/last.pt is missing, there is no run to resume: start anew without --resume."
+
+
+@pytest.mark.filterwarnings("ignore:`dataloader` is empty")
+def test_without_validation_cases_the_last_weights_are_published(tiny_bundle: Path, phantom_data: Path):
+    run = train(tiny_bundle, phantom_data, max_epochs=1, **{"validate::dataset::data": []})
+
+    assert same(run.load("models/model.pt"), halved(run.by_epoch[1]))
+
+
+@pytest.mark.parametrize("interval", [2, 5])
+def test_the_last_epoch_is_scored_though_the_validation_interval_leaves_it_out(
+    interval: int, run_again: Callable[..., Run], finished: Run, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="unet_bundle")
+    before = (finished.bundle / "models/model.pt").read_bytes()
+    run = run_again(max_epochs=3, val_interval=interval, learning_rate=1e-9)
+
+    assert run.best_epoch in {2, 3} if interval == 2 else run.best_epoch == 3
+    assert same(run.load("runs/fold_0/best.pt"), run.by_epoch[run.best_epoch])
+    stays, replaced = "model.pt stays: it scores" in caplog.text, "New model.pt: mean Dice" in caplog.text
+    assert stays is not replaced, "the weights that were there were scored too"
+    assert ((run.bundle / "models/model.pt").read_bytes() == before) is stays

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from unet_bundle import __version__
 from unet_bundle.cli import demo, evaluate, plan, predict, train
+from unet_bundle.cli.workflow import split_overrides
 from unet_bundle.errors import ConfigError
-from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, error_message
+from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, our_error
 
 VERBS = (plan, train, evaluate, predict, demo)
 
@@ -51,22 +52,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for verb in VERBS:
         verb.add_parser(verbs)
 
-    known, rest = parser.parse_known_args(arguments)
-    known.overrides = rest
-    if rest and not getattr(known, "takes_overrides", False):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    show_traceback = False
     try:
-        return int(known.run(known))
+        known = list(sys.argv[1:] if arguments is None else arguments)
+        overrides: list[str] = []
+        name = next((word for word in known if not word.startswith("-")), "")
+        if name in verbs.choices and verbs.choices[name].get_default("takes_overrides"):
+            known, overrides = split_overrides(known, verbs.choices[name])
+        parsed = parser.parse_args(known)
+        parsed.overrides, show_traceback = overrides, parsed.traceback
+        return int(parsed.run(parsed))
     except KeyboardInterrupt:
         _say("Interrupted.")
         return EXIT_INTERRUPTED
     except Exception as error:
-        message = error_message(error)
-        if message is None or known.traceback:
+        ours = our_error(error)
+        if show_traceback or (ours is None and not isinstance(error, OSError)):
             raise
-        _say(f"Error: {message}")
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_CASES_FAILED
+        # What the system refuses (a full disk, a folder nobody may write to) is a person's to mend too.
+        _say(f"Error: {error if ours is None else ours}")
+        return EXIT_USAGE if isinstance(ours, ConfigError) else EXIT_CASES_FAILED
 
 
 def _say(text: str) -> None:

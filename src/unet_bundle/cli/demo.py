@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> int:
 
     root: Path = args.output
     dataset, bundle, card = root / "dataset", root / "bundle", root / "card.yaml"
-    if root.exists() and any(root.iterdir()) and not card.is_file():
+    if root.exists() and not _is_ours(root):
         raise ConfigError(f"{root} is not empty and not an earlier demo: give another --output.")
     shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     card.write_text(phantom_card(), encoding="utf-8")
     say("1. Making scans")
     make_phantom(dataset, seed=args.seed)
@@ -72,6 +72,16 @@ def run(args: argparse.Namespace) -> int:
             return code
     _close(root, _draw(root))
     return EXIT_OK
+
+
+def _is_ours(root: Path) -> bool:
+    """Whether the folder may be emptied: it is empty, or an earlier demo, which wrote its card first."""
+    from unet_bundle.phantom import phantom_card
+
+    if not root.is_dir():
+        return False
+    card = root / "card.yaml"
+    return not any(root.iterdir()) or (card.is_file() and card.read_text(encoding="utf-8") == phantom_card())
 
 
 def _draw(root: Path) -> float:

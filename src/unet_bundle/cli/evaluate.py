@@ -46,13 +46,8 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate a bundle."""
     output = args.output_dir or args.bundle / "eval"
-    overrides = {
-        "dataset_dir": str(args.dataset),
-        "output_dir": str(output),
-        "fold": args.fold,
-        "part": args.part,
-        **parse_overrides(args.overrides),
-    }
+    own = {"dataset_dir": str(args.dataset), "output_dir": str(output), "fold": args.fold, "part": args.part}
+    overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "infer")
     if args.dry_run:

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unet_bundle.cli.workflow import say
+from unet_bundle.cli.workflow import read_json, say
 from unet_bundle.errors import ConfigError
-from unet_bundle.runtime import EXIT_OK, read_json
+from unet_bundle.runtime import EXIT_OK
 
 EPILOG = """\
 DATASET is a folder in the layout of the Medical Segmentation Decathlon: dataset.json, imagesTr/, labelsTr/.
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if args.fingerprint is None or args.card is None:
             raise ConfigError("Give a DATASET, or --fingerprint and --card of one that was measured before.")
         card = load_card(args.card, {})
-        fingerprint = read_json(args.fingerprint)
+        fingerprint = read_json(args.fingerprint, "give the file of an earlier --fingerprint")
     else:
         cases = find_cases(args.dataset)
         card = load_card(args.card, read_dataset_json(args.dataset))
@@ -80,9 +80,14 @@ def run(args: argparse.Namespace) -> int:
     say(f"  {'memory':14} about {plan.memory_bytes / 1e9:.1f} GB for a training step")
     if args.dry_run:
         return EXIT_OK
-    scores = None if args.scores is None else read_json(args.scores)
+    scores = (
+        None
+        if args.scores is None
+        else read_json(args.scores, "give the scores.json that `unet-bundle evaluate` wrote")
+    )
     write_bundle(bundle_files(plan, fingerprint, card, scores), args.output)
     if args.dataset is not None and args.fingerprint is not None:
+        args.fingerprint.parent.mkdir(parents=True, exist_ok=True)
         temporary = args.fingerprint.with_name(f".{args.fingerprint.name}.tmp")
         temporary.write_text(to_json(fingerprint), encoding="utf-8")
         temporary.replace(args.fingerprint)

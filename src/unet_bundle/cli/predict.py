@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unet_bundle.cli.workflow import OVERRIDES_HELP, add_bundle, load_workflow, monai_line, parse_overrides, say
-from unet_bundle.errors import CheckpointError, ConfigError, UnetBundleError
-from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK, error_message
+from unet_bundle.errors import CheckpointError, ConfigError, InputError, UnetBundleError
+from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK, our_error
 
 logger = logging.getLogger(__name__)
 
@@ -47,32 +47,34 @@ def run(args: argparse.Namespace) -> int:
     """Segment scans."""
     from unet_bundle.io import find_images, output_name
 
+    if not args.input.exists():
+        raise InputError(f"{args.input} does not exist: give a scan or a folder of scans.")
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"{args.output} is a file: give a folder for the label maps.")
+    own = {"dataset_dir": str(args.input), "output_dir": str(args.output)}
+    overrides = parse_overrides(args.overrides, own)
     images = find_images(args.input) if args.input.is_dir() else [{"image": str(args.input)}]
     todo = [i for i in images if args.overwrite or not (args.output / output_name(i["image"])).exists()]
-    overrides = {"output_dir": str(args.output), **parse_overrides(args.overrides)}
-    folder = args.input if args.input.is_dir() else args.input.parent
-    say(f"MONAI: {monai_line(args.bundle, FILES, {'dataset_dir': folder, **overrides})}")
+    say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
+    workflow = load_workflow(args.bundle, FILES, {**overrides, "dataset::data": todo}, "infer")
     if len(todo) < len(images):
         say(f"{len(images) - len(todo)} of {len(images)} are already there and skipped (--overwrite does them again).")
     if args.dry_run:
         say(f"{len(todo)} scans would be segmented.")
         return EXIT_OK
-    refused = _segment(args.bundle, todo, overrides) if todo else {}
+    refused = _segment(workflow, todo) if todo else {}
     say(f"{len(todo) - len(refused)} of {len(todo)} scans segmented, in {args.output}")
     for name, message in refused.items():
         say(f"  refused: {name}: {message}")
     return EXIT_CASES_FAILED if refused else EXIT_OK
 
 
-def _segment(bundle: Path, todo: list[dict[str, str]], overrides: dict[str, Any]) -> dict[str, str]:
+def _segment(workflow: Any, todo: list[dict[str, str]]) -> dict[str, str]:
     """Segment each scan by the config's evaluator; returns those that failed, with the reason."""
     from monai.data import DataLoader, Dataset
 
     from unet_bundle.io import case_name
 
-    workflow = load_workflow(bundle, FILES, {**overrides, "dataset::data": todo}, "infer")
     evaluator = workflow.parser.get_parsed_content("evaluator")
     preprocessing = workflow.parser.get_parsed_content("preprocessing")
     refused: dict[str, str] = {}
@@ -84,9 +86,17 @@ def _segment(bundle: Path, todo: list[dict[str, str]], overrides: dict[str, Any]
         try:
             evaluator.run()
         except (UnetBundleError, RuntimeError, ValueError, OSError, MemoryError) as error:
-            if isinstance(error, CheckpointError | ConfigError):
-                raise
-            refused[name] = error_message(error) or f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            ours = our_error(error)
+            if isinstance(ours, CheckpointError | ConfigError):
+                raise  # no other scan will fare better
+            refused[name] = str(ours) if ours is not None else _first_line(error)
             logger.warning("%s is refused: %s", name, refused[name])
     workflow.finalize()
     return refused
+
+
+def _first_line(error: BaseException) -> str:
+    """Of the error that was there first: around it stand MONAI's, which name the transform."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -56,13 +56,13 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train a bundle."""
-    overrides: Overrides = {"dataset_dir": str(args.dataset), "fold": args.fold}
+    own: Overrides = {"dataset_dir": str(args.dataset), "fold": args.fold}
     for key in ("max_minutes", "max_epochs"):
         if getattr(args, key) is not None:
-            overrides[key] = getattr(args, key)
+            own[key] = getattr(args, key)
     if args.resume:
-        overrides["resume"] = True
-    overrides |= parse_overrides(args.overrides)
+        own["resume"] = True
+    overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "train")
     _forecast(workflow.parser)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 import yaml
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.runtime import quiet_logs, read_json
+from unet_bundle.runtime import SEPARATOR, quiet_logs
 
 Overrides = dict[str, Any]
 
@@ -34,24 +36,55 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(takes_overrides=True)
 
 
-def parse_overrides(arguments: Sequence[str]) -> Overrides:
-    """``--key value`` pairs to a dictionary; values are numbers, lists, true, false, null or text, as YAML reads them.
+def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+    """Part what `parser` knows from overrides of the configs, which argparse would take apart at their values.
+
+    Args:
+        arguments: of the command line.
+        parser: of the verb. Its options may also be written with ``_``, as keys of the configs are.
+
+    Returns:
+        What is for the parser, and ``--key value`` pairs.
 
     Raises:
-        ConfigError: an argument is not of that form.
+        ConfigError: an option that is not the parser's has no value.
     """
-    overrides: Overrides = {}
-    rest = list(arguments)
+    options = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001  (no public way)
+    known, overrides, rest = [], [], list(arguments)
     while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--") or flag == "--":
-            raise ConfigError(f"Unexpected argument {flag!r}: values of the configs are given as --key value.")
-        key, separator, value = flag[2:].partition("=")
-        if not separator:
-            if not rest:
-                raise ConfigError(f"--{key} needs a value.")
-            value = rest.pop(0)
-        overrides[key.replace("#", "::")] = _value(value)
+        argument = rest.pop(0)
+        flag, separator, value = argument.partition("=")
+        if not flag.startswith("--"):
+            known.append(argument)
+        elif flag.replace("_", "-") in options:
+            known.append(flag.replace("_", "-") + separator + value)
+        elif separator:
+            overrides += [flag, value]
+        elif rest and not rest[0].startswith("--"):
+            overrides += [flag, rest.pop(0)]
+        else:
+            close = difflib.get_close_matches(flag, options, n=1)
+            hint = f"did you mean {close[0]}?" if close else "values of the configs are given as --key value."
+            raise ConfigError(f"{flag} has no value: {hint}")
+    return known, overrides
+
+
+def parse_overrides(arguments: Sequence[str], own: Mapping[str, Any]) -> Overrides:
+    """What a verb sets in the configs, and the person's ``--key value`` pairs besides.
+
+    Args:
+        arguments: keys and values in turn; values are numbers, lists, true, false, null or text, as YAML reads them.
+        own: what the verb's own arguments set.
+
+    Raises:
+        ConfigError: a key that the verb's own arguments set already.
+    """
+    overrides: Overrides = dict(own)
+    for flag, value in zip(arguments[::2], arguments[1::2], strict=True):
+        key = flag.removeprefix("--").replace("#", SEPARATOR)
+        if key in own or key == "bundle_root":
+            raise ConfigError(f"{flag} is set by the other arguments of this command: leave it out.")
+        overrides[key] = _value(value)
     return overrides
 
 
@@ -62,6 +95,20 @@ def _value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Read a JSON file; `remedy` says what to do if it is missing.
+
+    Raises:
+        ConfigError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"{path} is missing: {remedy}.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}.") from error
 
 
 def load_workflow(bundle: Path, files: Sequence[str], overrides: Mapping[str, Any], workflow_type: str) -> Any:
@@ -76,26 +123,36 @@ def load_workflow(bundle: Path, files: Sequence[str], overrides: Mapping[str, An
     Raises:
         ConfigError: not a bundle, or an override that has no place in it.
     """
-    for name in files:
-        read_json(bundle / "configs" / name)
+    for name in [*files, "metadata.json"]:
+        read_json(bundle / "configs" / name, "give the folder of a bundle, as `unet-bundle plan` writes it")
     from monai.bundle import ConfigWorkflow
 
+    paths = [str(bundle / "configs" / name) for name in files]
     try:
-        workflow = ConfigWorkflow(
-            config_file=[str(bundle / "configs" / name) for name in files],
-            logging_file=str(bundle / "configs" / "logging.conf"),
-            workflow_type=workflow_type,
-            bundle_root=str(bundle),
-            **overrides,
-        )
+        workflow = ConfigWorkflow(config_file=paths, workflow_type=workflow_type, bundle_root=str(bundle), **overrides)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        # MONAI walks to the parent of each key and fails in its own words where there is none.
-        raise ConfigError(
-            f"One of the keys {', '.join(map(repr, overrides))} has no parent in {', '.join(files)}."
-        ) from error
+        key = _key_without_parent(paths, overrides)
+        if key is None:
+            raise
+        parent = key.rpartition(SEPARATOR)[0]
+        raise ConfigError(f"Unknown configuration key {key!r}: {', '.join(files)} has no {parent!r}.") from error
     quiet_logs()
     workflow.initialize()
     return workflow
+
+
+def _key_without_parent(paths: list[str], overrides: Mapping[str, Any]) -> str | None:
+    """The first override for which MONAI finds no place; it fails on one in its own words."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(paths)
+    for key, value in overrides.items():
+        try:
+            parser[key] = value
+        except (KeyError, TypeError, ValueError, IndexError):  # noqa: PERF203  (MONAI has no way to ask first)
+            return key
+    return None
 
 
 def monai_line(bundle: Path, files: Sequence[str], overrides: Mapping[str, Any]) -> str:

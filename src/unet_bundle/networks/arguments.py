@@ -61,6 +61,7 @@ def spell_out_stages(
     convolutions_per_stage: int | Sequence[int],
     *,
     padded: bool,
+    strided: bool,
 ) -> list[Stage]:
     """Spell out the stages, finest first, from the settings of the same names of `UNet`.
 
@@ -71,6 +72,7 @@ def spell_out_stages(
         strides: one number for each stage but the first, per stage, or per stage and axis.
         convolutions_per_stage: one number, or per stage.
         padded: whether convolutions keep the size, which takes kernels with a middle.
+        strided: whether the first convolution of a stage downsamples, which without padding takes a kernel of that size.
 
     Raises:
         ValueError: numbers that are out of range, or disagree about the stages, convolutions or axes.
@@ -86,6 +88,14 @@ def spell_out_stages(
 
     if padded and any(size % 2 == 0 for kernel in kernels for size in kernel):
         raise ValueError(f"kernel_sizes must be odd for padding 'same', not {kernel_sizes!r}.")
+    if (
+        strided
+        and not padded
+        and any(k < f for pair in zip(kernels, factors, strict=True) for k, f in zip(*pair, strict=True))
+    ):
+        raise ValueError(
+            f"kernel_sizes must not be below strides for padding 'valid', not {kernel_sizes!r} with {strides!r}."
+        )
     if max(factors[0]) > 1:
         raise ValueError(f"strides[0] must be 1, the finest stage has the image's resolution, not {strides[0]!r}.")
     return [

@@ -90,6 +90,29 @@ class ConvNormActivation(nn.Sequential):
         super().__init__(layers)
 
 
+class BlockAverage(nn.Module):
+    """Average over blocks of `stride` voxels; incomplete blocks at the far border repeat their last voxel.
+
+    So n voxels become ceil(n / stride), as in the strided convolution beside it. (Pooling with `ceil_mode` refuses a
+    single voxel in 3D, and runtimes differ over its incomplete blocks.)
+    """
+
+    def __init__(self, spatial_dims: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = list(stride)
+        self.pool = _AVERAGE_POOL[spatial_dims](tuple(stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, C, ...]` to `[B, C, ...]`."""
+        padding: list[int] = []
+        for axis in range(len(self.stride) - 1, -1, -1):
+            stride = self.stride[axis]
+            padding += [0, (stride - x.size(2 + axis) % stride) % stride]
+        if torch.jit.is_tracing() or max(padding) > 0:
+            x = F.pad(x, padding, mode="replicate")
+        return self.pool(x)  # type: ignore[no-any-return]
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions that learn what to add to their input.
 
@@ -116,8 +139,7 @@ class ResidualBlock(nn.Module):
 
         self.shortcut = nn.Sequential()
         if max(stride) > 1:
-            # Incomplete blocks at the far border count too, as they do for the strided convolution beside it.
-            self.shortcut.append(_AVERAGE_POOL[style.spatial_dims](tuple(stride), ceil_mode=True))
+            self.shortcut.append(BlockAverage(style.spatial_dims, stride))
         if in_channels != out_channels:
             projection = [1] * style.spatial_dims
             self.shortcut.append(
@@ -246,9 +268,7 @@ class ExpandingStage(nn.Module):
 def crop_border(x: Tensor, like: Tensor) -> Tensor:
     """Cut `x` to the spatial size of `like`, evenly on both ends: unpadded convolutions shrink both ends alike."""
     for axis in range(2, x.dim()):
-        surplus = x.size(axis) - like.size(axis)
-        if torch.jit.is_tracing() or surplus != 0:
-            x = x.narrow(axis, surplus // 2, like.size(axis))
+        x = x.narrow(axis, (x.size(axis) - like.size(axis)) // 2, like.size(axis))
     return x
 
 

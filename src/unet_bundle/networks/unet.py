@@ -129,10 +129,10 @@ class UNet(nn.Module):
         positive_int("out_channels", out_channels)
 
         style = ConvolutionStyle(spatial_dims, padding, norm, activation, bias)
+        padded, pooled, residual = padding == "same", downsampling == "max_pool", encoder == "residual"
         stages = spell_out_stages(
-            spatial_dims, channels, kernel_sizes, strides, convolutions_per_stage, padded=padding == "same"
+            spatial_dims, channels, kernel_sizes, strides, convolutions_per_stage, padded=padded, strided=not pooled
         )
-        pooled, residual = downsampling == "max_pool", encoder == "residual"
         decoder_channels = _decoder_channels(decoder_convolutions_per_stage, stages, residual=residual)
 
         self.spatial_dims = spatial_dims
@@ -140,10 +140,10 @@ class UNet(nn.Module):
         self.out_channels = out_channels
         self.deep_supervision = deep_supervision
         self.norm = norm
-        self.padded = padding == "same"
+        self.padded = padded
         self.total_stride = [math.prod(strides) for strides in zip(*(stage.stride for stage in stages), strict=True)]
         self._steps = [
-            steps_along(axis, stages, decoder_channels, residual=residual, pooled=pooled, padded=self.padded)
+            steps_along(axis, stages, decoder_channels, residual=residual, pooled=pooled, padded=padded)
             for axis in range(spatial_dims)
         ]
         self.smallest_image = smallest_image(self._steps)
@@ -246,10 +246,10 @@ class UNet(nn.Module):
 
 
 def _compile_per_size(image: Tensor) -> None:
-    # Inductor fails on strided 3D convolutions of symbolic size (torch 2.13, https://github.com/pytorch/pytorch/issues/
-    # 188323), and patches have one size anyway: torch.compile makes one program for each size, torch.export one for all.
+    # torch.compile makes a program for each size (patches have one anyway), torch.export one for all: Inductor fails on
+    # strided 3D convolutions of symbolic size, see https://github.com/pytorch/pytorch/issues/188323 (torch 2.13).
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        torch._dynamo.mark_static(image)
+        torch._dynamo.mark_static(image)  # noqa: SLF001
 
 
 def _decoder_channels(

@@ -7,7 +7,7 @@ from typing import Any
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.planning import topology
-from unet_bundle.planning.memory import count_feature_maps, network_on_meta, training_memory_bytes
+from unet_bundle.planning.memory import count_feature_maps, training_memory_bytes
 from unet_bundle.planning.overrides import Choices
 from unet_bundle.planning.targets import Target, in_gib
 
@@ -56,6 +56,7 @@ def plan_architecture(
                 f"patch_size {choices.overrides['patch_size']} under overrides in the task card is not divisible by "
                 f"the network's total strides: set {planned.patch_size}, or other strides"
             )
+        _training_memory(planned, target, MIN_BATCH)  # refuses a network that cannot be built
         reason = ""
     else:
         batch_size = choices.overrides.get("batch_size", MIN_BATCH)
@@ -133,7 +134,15 @@ def _architecture(
             f"the network's stages disagree ({', '.join(f'{key}: {count}' for key, count in counts.items())}): "
             f"set all of {', '.join(per_stage)} under overrides, network in the task card"
         )
-    return Architecture(network, topology.round_up(wanted, _total_stride(network)))
+    network["strides"] = _spelled_out(network["strides"], len(network["channels"]), dims)
+    return Architecture(network, topology.round_up(wanted, topology.total_stride(network["strides"])))
+
+
+def _spelled_out(strides: Any, stages: int, dims: int) -> list[list[int]]:
+    """Strides per stage and axis from the short forms that `UNet` takes too."""
+    if isinstance(strides, int):
+        strides = [1] + [strides] * (stages - 1)
+    return [[stride] * dims if isinstance(stride, int) else stride for stride in strides]
 
 
 def _shrink_to_fit(
@@ -145,7 +154,7 @@ def _shrink_to_fit(
     batch_size: int,
 ) -> Architecture:
     """Cut the patch until a batch fits the budget, always on the axis that covers most of the scans."""
-    while training_memory_bytes(planned.network, planned.patch_size, batch_size, target.precision) > target.budget:
+    while _training_memory(planned, target, batch_size) > target.budget:
         axes = topology.axes_by_coverage(planned.patch_size, shape)
         candidates = (_cut(planned, axis, choices, spacing) for axis in axes)
         voxels = math.prod(planned.patch_size)
@@ -167,20 +176,20 @@ def _cut(planned: Architecture, axis: int, choices: Choices, spacing: Sequence[f
     224, which needs 32 only.
     """
     channels = planned.network["in_channels"], planned.network["out_channels"]
-    step = _total_stride(planned.network)[axis]
+    step = topology.total_stride(planned.network["strides"])[axis]
     for _ in range(2):
         wanted = list(planned.patch_size)
         wanted[axis] -= step
         if wanted[axis] < 1:
             return None
         cut = _architecture(choices.network, channels, spacing, wanted)
-        step = _total_stride(cut.network)[axis]
+        step = topology.total_stride(cut.network["strides"])[axis]
     return cut
 
 
-def _total_stride(network: Mapping[str, Any]) -> list[int]:
+def _training_memory(planned: Architecture, target: Target, batch_size: int) -> int:
     try:
-        return network_on_meta(network).total_stride
+        return training_memory_bytes(planned.network, planned.patch_size, batch_size, target.precision)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"network under overrides in the task card: {str(error).rstrip('.')}") from error
 
@@ -188,7 +197,7 @@ def _total_stride(network: Mapping[str, Any]) -> list[int]:
 def _network_reasons(architecture: Architecture, spacing: Sequence[float]) -> dict[str, str]:
     network, patch_size = architecture.network, architecture.patch_size
     maps = count_feature_maps(network, patch_size)
-    smallest = [edge // step for edge, step in zip(patch_size, _total_stride(network), strict=True)]
+    smallest = [edge // step for edge, step in zip(patch_size, topology.total_stride(network["strides"]), strict=True)]
     return {
         "strides": f"each stage halves the axes (of {by(spacing)} mm) that are within "
         f"{topology.MAX_SPACING_RATIO:g} times the finest spacing and stay at least {topology.MIN_FEATURE_EDGE} voxels "

@@ -158,9 +158,13 @@ def inference_config(plan: Plan) -> Config:
 
 
 def evaluate_config(plan: Plan) -> Config:
-    """``evaluate.json``: laid over inference.json; scores a fold against the untouched label files."""
+    """``evaluate.json``: laid over inference.json; scores a fold against the untouched label files.
+
+    It addresses nothing inside what it is laid over, since federated hosts lay it over train.json: there they find
+    train.json's own validation, beside entries that nothing uses.
+    """
     return {
-        "config_files": ["inference.json", "evaluate.json"],
+        "+config_files": ["evaluate.json"],
         "part": "validation",
         "fold": 0,
         "folds": plan.folds,
@@ -168,13 +172,18 @@ def evaluate_config(plan: Plan) -> Config:
         "splits_file": plan.splits_file,
         "split_seed": plan.seed,
         "labels": plan.labels,
-        "dataset::data": _cases("@part"),
-        "+preprocessing::transforms": [{"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1}],
+        "loading": {
+            "_target_": "Compose",
+            "transforms": ["@preprocessing", {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1}],
+        },
+        "+dataset": {"data": _cases("@part"), "transform": "@loading"},
         "key_metric": {"val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}},
-        "evaluator::key_val_metric": "@key_metric",
+        "+evaluator": {"key_val_metric": "@key_metric"},
         "+handlers": [
             {"_target_": "unet_bundle.evaluation.SaveScores", "labels": "@labels", "output_dir": "@output_dir"}
         ],
+        "initialize": [{"_target_": START, "config_files": "@config_files"}],
+        "run": ["$@evaluator.run()"],
     }
 
 
@@ -462,15 +471,13 @@ def train_config(plan: Plan) -> Config:
 # --- several processes ------------------------------------------------------------------------------------------
 
 
-def _joined(config_files: list[str]) -> list[Config]:
-    return [{"_target_": START, "config_files": config_files}, {"_target_": "unet_bundle.training.start_processes"}]
+JOINED = [{"_target_": START, "config_files": "@config_files"}, {"_target_": "unet_bundle.training.start_processes"}]
 
 
 def multi_gpu_train_config() -> Config:
     """``multi_gpu_train.json``: laid over train.json, for torchrun."""
-    files = ["train.json", "multi_gpu_train.json"]
     return {
-        "config_files": files,
+        "+config_files": ["multi_gpu_train.json"],
         "device": {"_target_": "unet_bundle.training.local_device"},
         "network": {
             "_target_": "torch.nn.parallel.DistributedDataParallel",
@@ -484,16 +491,15 @@ def multi_gpu_train_config() -> Config:
             "shuffle": False,
         },
         "validate::dataloader::sampler": "@validate::sampler",
-        "initialize": [*_joined(files), {"_target_": "monai.utils.set_determinism", "seed": "@seed"}],
+        "initialize": [*JOINED, {"_target_": "monai.utils.set_determinism", "seed": "@seed"}],
         "finalize": ["$torch.distributed.destroy_process_group()"],
     }
 
 
 def multi_gpu_evaluate_config() -> Config:
     """``multi_gpu_evaluate.json``: laid over inference.json and evaluate.json, for torchrun."""
-    files = ["inference.json", "evaluate.json", "multi_gpu_evaluate.json"]
     return {
-        "config_files": files,
+        "+config_files": ["multi_gpu_evaluate.json"],
         "device": {"_target_": "unet_bundle.training.local_device"},
         "sampler": {
             "_target_": "DistributedSampler",
@@ -502,6 +508,6 @@ def multi_gpu_evaluate_config() -> Config:
             "shuffle": False,
         },
         "dataloader::sampler": "@sampler",
-        "initialize": _joined(files),
+        "initialize": JOINED,
         "finalize": ["$torch.distributed.destroy_process_group()"],
     }

@@ -123,5 +123,5 @@ def round_up(size: Sequence[int], multiple: Sequence[int]) -> list[int]:
 
 
 def axes_by_coverage(patch_size: Sequence[int], shape: Sequence[int]) -> list[int]:
-    """Axes by how much of the scans' extent the patch covers, the most first: the order in which to cut."""
-    return sorted(range(len(shape)), key=lambda axis: patch_size[axis] / shape[axis], reverse=True)
+    """Axes in the order in which to cut: by how much of the scans the patch covers, the most first."""
+    return sorted(range(len(shape)), key=lambda axis: (patch_size[axis] / shape[axis], axis), reverse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -219,9 +218,8 @@ class RunCheckpoints:
 class PublishModel:
     """When training ends, puts its best weights into the bundle as float16, if they beat the weights that are there.
 
-    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none),
-    or if none of them holds any organ, the last weights are published. Weights that are replaced are kept in the run's
-    folder as ``replaced.pt``.
+    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
+    the last weights are published. Weights that are replaced are kept in the run's folder as ``replaced.pt``.
 
     Args:
         network: what was trained.
@@ -261,15 +259,12 @@ class PublishModel:
         if self.evaluator.state.epoch_length:
             if self.evaluator.state.epoch != engine.state.epoch:  # the last epochs were not validated
                 self._validate_last(engine)
-            new = float(self.evaluator.state.best_metric)
-            if not math.isnan(new):
-                old = self._score_of_published()
-                if old is not None and old >= new:
-                    logger.info("%s stays: it scores %.4f, the best of this run %.4f.", self.path.name, old, new)
-                    return
-                before = "" if old is None else f", before {old:.4f}"
-                logger.info("New %s: mean Dice %.4f%s.", self.path.name, new, before)
-                weights = load_checkpoint(self.folder / BEST) if is_main_process() else weights
+            new, old = float(self.evaluator.state.best_metric), self._score_of_published()
+            if old is not None and old >= new:
+                logger.info("%s stays: it scores %.4f, the best of this run %.4f.", self.path.name, old, new)
+                return
+            logger.info("New %s: mean Dice %.4f%s.", self.path.name, new, "" if old is None else f", before {old:.4f}")
+            weights = load_checkpoint(self.folder / BEST) if is_main_process() else weights
         wait_for_others()  # none of them looks for the published weights any more
         if is_main_process():
             self._publish(weights)

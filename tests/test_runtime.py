@@ -1,0 +1,330 @@
+"""Unknown keys are refused, and errors end in one line, on the real configs of a planned bundle."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.data import DataLoader, Dataset
+from monai.transforms import Compose
+
+from unet_bundle.errors import CheckpointError, ConfigError, InputError
+from unet_bundle.io import LoadImaged
+from unet_bundle.networks import UNet
+from unet_bundle.runtime import (
+    check_keys,
+    end_errors_in_one_line,
+    error_message,
+    our_error,
+    quiet_logs,
+    under_monai_command_line,
+)
+
+LABEL_SERVER_LOADER = {
+    "_target_": "CheckpointLoader",
+    "load_path": "model.pt",
+    "load_dict": {"model": "$@network"},
+    "strict": False,
+}
+Check = Callable[..., None]
+
+
+@pytest.fixture
+def check(tiny_bundle: Path) -> Check:
+    """A function from files of the bundle and overrides to the check that a run of them makes."""
+
+    def run(*files: str, **overrides: Any) -> None:
+        paths = [str(tiny_bundle / "configs" / file) for file in files]
+        config, own = ConfigParser(), ConfigParser()
+        config.read_config(paths)
+        own.read_config(paths)
+        config.update(overrides)
+        check_keys(config.get(), own.get())
+
+    return run
+
+
+@pytest.fixture
+def initialise(tiny_bundle: Path) -> Callable[..., ConfigWorkflow]:
+    """A function that initialises the workflow of a config as `monai.bundle` does."""
+
+    def run(files: list[Path | str] | str = "train.json", **arguments: Any) -> ConfigWorkflow:
+        workflow = ConfigWorkflow(
+            config_file=[str(tiny_bundle / "configs" / file) for file in ([files] if isinstance(files, str) else files)],
+            logging_file=False,
+            **{"bundle_root": str(tiny_bundle), "workflow_type": "train", **arguments},
+        )
+        workflow.initialize()
+        return workflow
+
+    return run
+
+
+# --- keys that are refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("batch_sizes", "'batch_size'"),
+        ("max_epoch", "'max_epochs'"),
+        ("train::trainer::max_epoch", "'train::trainer::max_epochs'"),
+        ("train#trainer#max_epoch", "'train::trainer::max_epochs'"),
+        ("train::datasets", "'train::dataset'"),
+        ("train::foo", "remove it"),
+        ("network_def::dropuot", "'network_def::dropout'"),
+        ("train::dataset::cache_rate", "'train::dataset::cache_bytes'"),
+        ("train::dataloader::num_worker", "'train::dataloader::num_workers'"),
+        ("train::handlers::0::peaks", "'train::handlers::0::peak'"),
+        ("optimizer::learning_rate", "remove it"),
+    ],
+)
+def test_unknown_key_is_refused_with_the_closest_known_one(check: Check, key: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match="has no effect") as caught:
+        check("train.json", **{key: 1})
+    assert key.replace("#", "::") in str(caught.value)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("batch_size", "many", "a number"),
+        ("batch_size", True, "a number"),
+        ("batch_size", [2], "a number"),
+        ("resume", "yes please", "true or false"),
+        ("patch_size", "32", "a list"),
+        ("patch_size", 32, "a list"),
+        ("network_def::channels", 8, "a list"),
+        ("train::random_transforms", "none", "a list"),
+    ],
+)
+def test_value_of_another_kind_is_refused(check: Check, key: str, value: Any, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key!r} must be {kind}, not"):
+        check("train.json", **{key: value})
+
+
+# --- keys that are known ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train.json"],
+        ["train.json", "multi_gpu_train.json"],
+        ["inference.json"],
+        ["inference.json", "evaluate.json"],
+        ["inference.json", "evaluate.json", "multi_gpu_evaluate.json"],
+        ["train.json", "evaluate.json"],  # as federated hosts lay them
+    ],
+    ids="+".join,
+)
+def test_own_keys_pass(check: Check, files: list[str]) -> None:
+    check(*files)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch_size", 4),
+        ("learning_rate", 1),
+        ("patch_size", (32, 32, 16)),  # Fire makes a tuple of 32,32,16
+        ("max_minutes", 0.5),
+        ("max_epochs", None),
+        ("batch_size", "$2 * 2"),
+        ("train::trainer::max_epochs", 3),
+        ("train#trainer#max_epochs", 3),
+        ("train::trainer::amp", False),  # an argument that our config leaves to its default
+        ("train::dataloader::prefetch_factor", 4),  # of torch's DataLoader, behind MONAI's
+        ("train::dataset::_disabled_", True),
+        ("train::dataset::data", [{"image": "a.nii.gz", "label": "b.nii.gz"}]),  # instead of a component
+        ("validate::dataset::data", []),
+        ("_meta_::name", "mine"),
+        ("tracking_uri", "sqlite:///runs.db"),
+        ("experiment_name", "first"),
+        ("run_name", "second"),
+        ("save_execute_config", False),
+        ("optimizer", {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.1, "momentum": 0.9}),
+    ],
+)
+def test_known_key_passes(check: Check, key: str, value: Any) -> None:
+    check("train.json", **{key: value})
+
+
+def test_key_that_another_value_refers_to_passes(check: Check) -> None:
+    check("train.json", rates={"slow": 1e-4, "fast": 1e-2}, learning_rate="@rates::slow")
+    check("train.json", factor=2, learning_rate="$0.001 * @factor")
+    with pytest.raises(ConfigError, match="'factors'"):
+        check("train.json", factors=2, learning_rate="$0.001 * @factor")
+
+
+def test_handler_inserted_by_a_host_passes_and_its_arguments_are_checked(check: Check, tiny_bundle: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(tiny_bundle / "configs" / "train.json"))
+    handlers = parser["train"]["handlers"]
+    check("train.json", **{"train#handlers": [LABEL_SERVER_LOADER, *handlers]})
+    with pytest.raises(ConfigError, match="'train::handlers::0::load_paht'"):
+        check("train.json", **{"train#handlers": [{**LABEL_SERVER_LOADER, "load_paht": "x"}, *handlers]})
+
+
+# --- in a workflow ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("files", [["train.json"], ["inference.json"], ["inference.json", "evaluate.json"]])
+def test_initialises_with_defaults(initialise: Callable[..., ConfigWorkflow], files: list[str]) -> None:
+    hook = sys.excepthook
+    workflow = initialise(files)
+    assert workflow.parser["dataset_dir"] is None
+    assert sys.excepthook is hook
+
+
+def test_overlay_file_is_checked(initialise: Callable[..., ConfigWorkflow], tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.json"
+    overlay.write_text('{"batch_size": 1, "train::trainer::max_epochs": 1}')
+    initialise(["train.json", overlay])
+    overlay.write_text('{"batchsize": 1}')
+    with pytest.raises(ConfigError, match="'batchsize' has no effect: did you mean 'batch_size'"):
+        initialise(["train.json", overlay])
+
+
+def test_copy_of_a_config_elsewhere_is_checked_against_the_bundle(
+    initialise: Callable[..., ConfigWorkflow], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "executed.json"
+    copy.write_text((tiny_bundle / "configs" / "train.json").read_text())
+    (tmp_path / "metadata.json").write_text((tiny_bundle / "configs" / "metadata.json").read_text())
+    initialise([copy])
+    with pytest.raises(ConfigError, match="'batchsize'"):
+        initialise([copy], batchsize=1)
+
+
+def test_args_file_is_checked(tiny_bundle: Path, tmp_path: Path) -> None:
+    from monai.bundle import create_workflow
+
+    args = tmp_path / "args.yaml"
+    train = tiny_bundle / "configs" / "train.json"
+    args.write_text(f"config_file: {train}\nbundle_root: {tiny_bundle}\nlogging_file: false\nbatchsize: 1\n")
+    with pytest.raises(ConfigError, match="'batchsize'"):
+        create_workflow(args_file=str(args))
+
+
+@pytest.mark.parametrize("file", ["evaluate.json", "multi_gpu_train.json", "multi_gpu_evaluate.json"])
+def test_overlay_without_its_base_is_named(tiny_bundle: Path, file: str) -> None:
+    config = ConfigParser()
+    try:
+        config.read_config(str(tiny_bundle / "configs" / file))
+    except KeyError:
+        pytest.skip("MONAI itself finds no place for its keys")
+    workflow = ConfigWorkflow(str(tiny_bundle / "configs" / file), logging_file=False, workflow_type="train")
+    with pytest.raises(RuntimeError) as caught:
+        workflow.initialize()
+    assert f"{file} is laid over another config" in str(our_error(caught.value))
+
+
+def test_tracking_settings_of_monai_pass(initialise: Callable[..., ConfigWorkflow], tiny_bundle: Path) -> None:
+    workflow = initialise(
+        tracking="mlflow",
+        tracking_uri=f"sqlite:///{tiny_bundle}/runs.db",
+        experiment_name="first",
+        run_name="second",
+        output_dir=str(tiny_bundle / "runs"),
+    )
+    assert workflow.parser["experiment_name"] == "first"
+
+
+# --- errors in one line -----------------------------------------------------------------------------------------
+
+
+def test_message_is_found_behind_the_errors_raised_from_it() -> None:
+    try:
+        try:
+            raise InputError("scan.nii.gz has no affine: give one.")
+        except InputError as inner:
+            raise RuntimeError("applying transform Spacing") from inner
+    except RuntimeError as outer:
+        assert error_message(outer) == "scan.nii.gz has no affine: give one."
+        assert isinstance(our_error(outer), InputError)
+
+
+def test_error_that_arises_while_ours_is_handled_is_no_effect_of_it() -> None:
+    try:
+        try:
+            raise CheckpointError("model.pt is missing.")
+        except CheckpointError:
+            raise KeyError("a bug")  # noqa: B904
+    except KeyError as bug:
+        assert error_message(bug) is None
+
+
+def test_other_errors_have_no_message() -> None:
+    assert error_message(ValueError("unet_bundle is mentioned")) is None
+    assert error_message(None) is None
+
+
+def test_errors_of_networks_are_ours() -> None:
+    import torch
+
+    network = UNet(3, 1, 2, channels=[4, 8], kernel_sizes=[[3] * 3] * 2, strides=[[1] * 3, [2] * 3]).eval()
+    with pytest.raises(ValueError, match="small") as caught, torch.no_grad():
+        network(torch.zeros(1, 1, 2, 2, 2))
+    assert error_message(caught.value) == str(caught.value)
+    weights = {k: v for k, v in network.state_dict().items() if "0" not in k}
+    with pytest.raises(RuntimeError) as caught:
+        network.load_state_dict(weights, strict=False)
+    assert error_message(caught.value) == str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_message_of_a_refused_scan_comes_through_monai_and_loader_workers(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "broken.nii.gz").write_bytes(b"no scan")
+    data = Dataset([{"image": str(tmp_path / "broken.nii.gz")}], Compose([LoadImaged("image")]))
+    with pytest.raises(RuntimeError) as caught:
+        list(DataLoader(data, num_workers=workers))
+    message = error_message(caught.value)
+    assert message is not None
+    assert message.startswith("broken.nii.gz ")
+    assert "\n" not in message
+
+
+def test_a_test_run_is_not_the_command_line_of_monai() -> None:
+    assert not under_monai_command_line()
+
+
+def test_hook_prints_ours_in_one_line_and_leaves_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others: list[Any] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *arguments: others.append(arguments))
+    end_errors_in_one_line()
+    hook = sys.excepthook
+    end_errors_in_one_line()
+    assert sys.excepthook is hook  # a second run in one process adds nothing
+
+    hook(InputError, InputError("scan.nii.gz is empty: leave it out."), None)
+    hook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "Error: scan.nii.gz is empty: leave it out.\nInterrupted.\n"
+    assert not others
+    hook(KeyError, KeyError("a bug"), None)
+    assert len(others) == 1
+
+
+def test_logs_lose_tracebacks_of_our_errors_only(caplog: pytest.LogCaptureFixture) -> None:
+    root = logging.getLogger()
+    root.addHandler(caplog.handler)
+    quiet_logs()
+    try:
+        for error in (InputError("scan.nii.gz is empty."), KeyError("a bug")):
+            try:
+                raise error
+            except Exception:
+                logging.exception("failed")  # noqa: LOG015
+        ours, bug = [record for record in caplog.records if record.getMessage() == "failed"][:2]
+    finally:
+        caplog.handler.filters.clear()
+        root.removeHandler(caplog.handler)
+    assert ours.exc_info is None
+    assert bug.exc_info is not None

@@ -1,0 +1,240 @@
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.transforms import AsDiscreted, Compose
+
+from unet_bundle.errors import CheckpointError
+from unet_bundle.networks import UNet
+from unet_bundle.training import CheckpointLoader, EvaluationStep, PublishModel, RunCheckpoints, TrainStep
+from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def load(path: Path, network: UNet) -> None:
+    CheckpointLoader(str(path), {"model": network})(Engine(lambda _engine, _batch: None))
+
+
+# --- loading ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other(make_network: Callable[..., UNet]) -> dict[str, torch.Tensor]:
+    """Weights of the network of these tests, other than those it starts with."""
+    return {key: value + 1 for key, value in make_network().state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"model": s},
+        lambda s: {"network": s, "optimizer": {}},
+        lambda s: {"model": {"network": s}},
+    ],
+    ids=["plain", "model", "network", "both"],
+)
+def test_weights_are_found_where_monai_and_we_put_them(wrap, other, make_network, tmp_path):
+    network = make_network()
+    torch.save(wrap(other), tmp_path / "model.pt")
+    load(tmp_path / "model.pt", network)
+    assert same(network.state_dict(), other)
+
+
+def test_float16_weights_become_the_networks_float32(other, make_network, tmp_path):
+    network = make_network()
+    torch.save({key: value.half() for key, value in other.items()}, tmp_path / "model.pt")
+    load(tmp_path / "model.pt", network)
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+    assert same(network.state_dict(), {key: value.half().float() for key, value in other.items()})
+
+
+def misshaped(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {**state, "heads.0.weight": state["heads.0.weight"][:2]}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (
+            lambda s: {k: v for k, v in s.items() if k != "heads.0.bias"},
+            "1 of {n} tensors are missing, first 'heads",
+        ),
+        (lambda s: {**s, "extra": torch.ones(1)}, "1 of {n} tensors are unknown to the network, first 'extra'"),
+        (lambda s: {f"module.{k}": v for k, v in s.items()}, "{n} of {n} tensors are missing"),
+        (misshaped, "1 of {n} tensors are of another shape, first 'heads.0.weight'"),
+        (lambda s: {**s, "heads.0.bias": "text"}, "1 of {n} tensors are of another shape, first 'heads.0.bias'"),
+        (lambda _s: [1, 2], "holds no state dict of a network"),
+        (lambda _s: torch.ones(3), "holds no state dict of a network"),
+    ],
+    ids=["missing", "unknown", "renamed", "misshaped", "no tensor", "list", "tensor"],
+)
+def test_weights_that_do_not_fit_are_refused_and_leave_the_network_alone(spoil, line, other, make_network, tmp_path):
+    network = make_network()
+    path = tmp_path / "models" / "model.pt"
+    save_atomically(spoil(other), path)
+    with pytest.raises(CheckpointError) as refusal:
+        load(path, network)
+    assert str(refusal.value).startswith("models/model.pt ")
+    assert line.format(n=len(other)) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert same(network.state_dict(), make_network().state_dict())
+
+
+def test_a_missing_checkpoint_says_what_to_do(make_network, tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match=r"^models/model\.pt is missing: train the bundle first"):
+        load(tmp_path / "models" / "model.pt", make_network())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"^model\.pt is missing"):
+        load(Path("model.pt"), make_network())
+    with pytest.raises(CheckpointError, match=r"is no readable checkpoint \(IsADirectoryError\)"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_one_line_however_it_is_damaged(other, tmp_path):
+    good = tmp_path / "good.pt"
+    torch.save(other, good)
+    whole = good.read_bytes()
+    start = whole.index(b"data.pkl")
+    damage = np.random.default_rng(0)
+    bad = tmp_path / "bad.pt"
+    contents = [b"", b"\x00", b"\x80\x02.", b"hello, this is text", b"\x80\x02}q\x00("]
+    contents += [whole[: int(damage.integers(1, len(whole)))] for _ in range(30)]
+    for _ in range(100):  # a byte of the pickled names and sizes is another
+        at = start + int(damage.integers(600))
+        contents.append(whole[:at] + bytes([int(damage.integers(256))]) + whole[at + 1 :])
+    for content in contents:
+        bad.write_bytes(content)
+        try:
+            load_checkpoint(bad)
+        except CheckpointError as error:
+            assert "\n" not in str(error)  # noqa: PT017  (some of the changed bytes do no harm)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Harmful:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "harmed",)
+
+    torch.save({"a": Harmful()}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"no readable checkpoint \(UnpicklingError\)"):
+        load_checkpoint(tmp_path / "model.pt")
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_saving_that_fails_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "model.pt"
+    save_atomically({"a": torch.ones(2)}, path)
+    before = path.read_bytes()
+    with pytest.raises(Exception, match=r"pickle|Can't"):
+        save_atomically({"a": lambda: None}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- publishing -------------------------------------------------------------------------------------------------
+
+
+def seeing_only(network: UNet, label: int) -> dict[str, torch.Tensor]:
+    """Weights with which the network finds `label` in every voxel."""
+    state = {key: torch.zeros_like(value) for key, value in network.state_dict().items()}
+    for key, value in state.items():
+        if key.startswith("heads.") and key.endswith("bias"):
+            value[label] = 1.0
+    return state
+
+
+BLIND, LOBE = 0, 1  # all background: Dice 0; all lobe: Dice above 0
+
+
+@pytest.fixture
+def publish(
+    patches: Any, make_network: Any, make_trainer: Any, make_evaluator: Any, tmp_path: Path
+) -> Callable[..., Any]:
+    """A function that ends a training with the given weights; returns the network after it, and the bundle's path."""
+
+    def end(label: int, items: Any = None, epoch: int = 1) -> tuple[UNet, Path]:
+        network = make_network()
+        network.load_state_dict(seeing_only(network, label))
+        trainer = make_trainer(network, patches, TrainStep("float32"))
+        evaluator = make_evaluator(network, patches if items is None else items)
+        folder, path = tmp_path / "runs" / "fold_0", tmp_path / "models" / "model.pt"
+        checkpoints = RunCheckpoints(network, trainer.optimizer, evaluator, str(folder), interval=1)
+        trainer.state.epoch = epoch
+        evaluator.run(epoch)
+        checkpoints._epoch_completed(trainer)
+        PublishModel(
+            network,
+            evaluator,
+            EvaluationStep(),
+            Compose([AsDiscreted("pred", argmax=True)]),
+            4,
+            str(folder),
+            str(path),
+        )(trainer)
+        return network, path
+
+    return end
+
+
+def published(path: Path) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(path)
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    assert [p.name for p in path.parent.iterdir()] == ["model.pt"], "a server offers every file it finds there"
+    return {key: value.float() for key, value in state.items()}
+
+
+def test_only_better_weights_replace_those_of_the_bundle_and_those_are_kept(publish, make_network, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="unet_bundle")
+    blind, lobe = seeing_only(make_network(), BLIND), seeing_only(make_network(), LOBE)
+    replaced = tmp_path / "runs" / "fold_0" / "replaced.pt"
+
+    _, path = publish(BLIND)
+    assert same(published(path), blind)
+    assert not replaced.exists()
+
+    network, _ = publish(LOBE)
+    assert same(published(path), lobe)
+    assert same({k: v.float() for k, v in load_checkpoint(replaced).items()}, blind)
+    assert "before 0.0000" in caplog.text
+    assert same(network.state_dict(), lobe)
+
+    network, _ = publish(BLIND)
+    assert same(published(path), lobe)
+    assert "model.pt stays: it scores" in caplog.text
+    assert same(network.state_dict(), blind), "the network that was trained stays as it is"
+
+    written = path.stat().st_mtime_ns
+    publish(LOBE)
+    assert path.stat().st_mtime_ns == written, "equal is not better"
+
+
+@pytest.mark.parametrize("content", [b"damaged", None], ids=["damaged", "another network"])
+def test_weights_that_do_not_fit_are_replaced_with_a_warning_and_kept(content, publish, make_network, tmp_path, caplog):
+    path = tmp_path / "models" / "model.pt"
+    save_atomically(make_network(channels=[2, 4, 4]).state_dict(), path)
+    if content is not None:
+        path.write_bytes(content)
+    before = path.read_bytes()
+
+    publish(BLIND)
+    assert same(published(path), seeing_only(make_network(), BLIND))
+    assert (tmp_path / "runs" / "fold_0" / "replaced.pt").read_bytes() == before
+    warning = next(record for record in caplog.records if record.levelno == logging.WARNING)
+    assert warning.getMessage().startswith("models/model.pt ")
+    assert warning.getMessage().endswith(" It is replaced.")
+
+
+@pytest.mark.filterwarnings("ignore:`dataloader` is empty")
+def test_without_validation_cases_the_last_weights_are_published(publish, make_network):
+    for label in (LOBE, BLIND):
+        _, path = publish(label, items=[])
+        assert same(published(path), seeing_only(make_network(), label))
