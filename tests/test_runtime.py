@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def initialise(tiny_bundle: Path) -> Callable[..., ConfigWorkflow]:
         return workflow
 
     return run
+
+
+@contextmanager
+def refused(text: str) -> Iterator[None]:
+    """What the block raises comes from an error of ours that has `text` in it; MONAI wraps it in its own."""
+    with pytest.raises((RuntimeError, ConfigError)) as caught:
+        yield
+    assert text in str(our_error(caught.value))
 
 
 # --- keys that are refused --------------------------------------------------------------------------------------
@@ -187,7 +196,7 @@ def test_overlay_file_is_checked(initialise: Callable[..., ConfigWorkflow], tmp_
     overlay.write_text('{"batch_size": 1, "train::trainer::max_epochs": 1}')
     initialise(["train.json", overlay])
     overlay.write_text('{"batchsize": 1}')
-    with pytest.raises(ConfigError, match="'batchsize' has no effect: did you mean 'batch_size'"):
+    with refused("'batchsize' has no effect: did you mean 'batch_size'"):
         initialise(["train.json", overlay])
 
 
@@ -198,7 +207,7 @@ def test_copy_of_a_config_elsewhere_is_checked_against_the_bundle(
     copy.write_text((tiny_bundle / "configs" / "train.json").read_text())
     (tmp_path / "metadata.json").write_text((tiny_bundle / "configs" / "metadata.json").read_text())
     initialise([copy])
-    with pytest.raises(ConfigError, match="'batchsize'"):
+    with refused("'batchsize'"):
         initialise([copy], batchsize=1)
 
 
@@ -208,7 +217,7 @@ def test_args_file_is_checked(tiny_bundle: Path, tmp_path: Path) -> None:
     args = tmp_path / "args.yaml"
     train = tiny_bundle / "configs" / "train.json"
     args.write_text(f"config_file: {train}\nbundle_root: {tiny_bundle}\nlogging_file: false\nbatchsize: 1\n")
-    with pytest.raises(ConfigError, match="'batchsize'"):
+    with refused("'batchsize'"):
         create_workflow(args_file=str(args))
 
 
@@ -220,9 +229,8 @@ def test_overlay_without_its_base_is_named(tiny_bundle: Path, file: str) -> None
     except KeyError:
         pytest.skip("MONAI itself finds no place for its keys")
     workflow = ConfigWorkflow(str(tiny_bundle / "configs" / file), logging_file=False, workflow_type="train")
-    with pytest.raises(RuntimeError) as caught:
+    with refused(f"{file} is laid over another config"):
         workflow.initialize()
-    assert f"{file} is laid over another config" in str(our_error(caught.value))
 
 
 def test_tracking_settings_of_monai_pass(initialise: Callable[..., ConfigWorkflow], tiny_bundle: Path) -> None:

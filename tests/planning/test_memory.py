@@ -66,7 +66,7 @@ def measured_peak(patch, batch, precision, *, training):
     specification = json.dumps([HIPPOCAMPUS, patch, batch, precision, training])
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEASURE, specification],
-        capture_output=True, text=True, check=False, env={"PYTHONPATH": str(SOURCE), "PATH": ""},
+        capture_output=True, text=True, check=False, env={"PYTHONPATH": str(SOURCE), "PATH": "", "MALLOC_MMAP_THRESHOLD_": "1048576"},
     )  # fmt: skip
     if "clear_refs" in result.stderr:
         pytest.skip("this machine does not let a process reset its own peak")

@@ -1,7 +1,7 @@
 import inspect
 import json
-import re
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -10,11 +10,14 @@ import pytest
 import torch
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
+from monai.transforms import Compose
 
+from unet_bundle.networks import UNet
+from unet_bundle.planning.bundle import to_json
 from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.plan import Plan, make_plan
 from unet_bundle.planning.template import configs
-from unet_bundle.runtime import check_keys
+from unet_bundle.runtime import COMPONENT_KEYS, check_keys
 
 RUNS = {
     "train": ["train.json"],
@@ -81,22 +84,163 @@ def any_plan(request: pytest.FixtureRequest) -> Plan:
     return plan(request.param)
 
 
-def merged(written: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """The files of a run laid over each other, as MONAI does."""
-    parser = ConfigParser()
-    parser.update(ConfigParser.load_config_file([]) if False else {})
-    result = ConfigParser({})
-    for index, name in enumerate(names):
-        content = json.loads(json.dumps(written[name]))
-        if index == 0:
-            result = ConfigParser(content)
-        else:
-            result.update(content)
-    return result.get()  # type: ignore[no-any-return]
+@pytest.fixture
+def merged(tmp_path: Path) -> Callable[[Plan, list[str]], dict[str, Any]]:
+    """A function that lays the files of a run over each other, as MONAI does."""
+
+    def merge(plan: Plan, names: list[str]) -> dict[str, Any]:
+        for name in names:
+            (tmp_path / name).write_text(to_json(configs(plan)[name]), encoding="utf-8")
+        content: dict[str, Any] = ConfigParser.load_config_files([str(tmp_path / name) for name in names])
+        return content
+
+    return merge
 
 
 def walk(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with the id it has in MONAI."""
     yield path, config
     items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     for key, value in items:
         yield from walk(value, f"{path}::{key}" if path else str(key))
+
+
+def target_of(component: dict[str, Any]) -> Any:
+    name = component["_target_"]
+    module = ComponentLocator().get_component_module_name(name)
+    return locate(f"{module[0] if isinstance(module, list) else module}.{name}" if module else name)
+
+
+@pytest.mark.parametrize("names", RUNS.values(), ids=RUNS)
+def test_every_component_exists_and_takes_its_arguments(names, any_plan, merged):
+    components = [(path, value) for path, value in walk(merged(any_plan, names)) if "_target_" in ensure_dict(value)]
+    assert len(components) > 10
+    for path, component in components:
+        target = target_of(component)
+        assert callable(target), f"{path}: {component['_target_']} does not exist"
+        arguments = {key: value for key, value in component.items() if key not in COMPONENT_KEYS}
+        inspect.signature(target).bind(**arguments)
+
+
+def ensure_dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+@pytest.mark.parametrize("names", RUNS.values(), ids=RUNS)
+def test_every_reference_leads_somewhere_and_every_knob_is_used(names, any_plan, merged):
+    config = merged(any_plan, names)
+    parser = ConfigParser(config)
+    used: set[str] = set()
+    for path, value in walk(config):
+        if isinstance(value, str) and "@" in value:
+            found = set(ReferenceResolver.match_refs_pattern(ReferenceResolver.normalize_id(value)))
+            used |= found
+            missing = [reference for reference in found if reference not in parser]
+            assert not missing, f"{path} refers to {missing}"
+    knobs = {key for key, value in config.items() if not isinstance(value, dict | list) or key in any_plan.reasons}
+    unused = {k for k in knobs if not any(u == k or u.startswith(f"{k}::") for u in used)}
+    assert not unused, "a value that nothing refers to has no effect"
+
+
+@pytest.mark.parametrize("names", RUNS.values(), ids=RUNS)
+def test_the_check_of_keys_accepts_the_bundles_own(names, any_plan, merged):
+    config = merged(any_plan, names)
+    check_keys(config, config)
+    assert config["config_files"] == names
+
+
+def test_hosts_find_a_dictionary_with_a_target_for_the_network_and_for_every_handler(any_plan):
+    written = configs(any_plan)
+    for name in ("train.json", "inference.json"):
+        assert written[name]["network_def"]["_target_"] == "unet_bundle.networks.UNet"
+        assert "dropout" in inspect.signature(UNet).parameters
+        assert not any("_meta_" in str(value) for _, value in walk(written[name])), "hosts do not merge the metadata"
+    assert written["train.json"]["network_def"] == written["inference.json"]["network_def"]
+    for config in (written["train.json"]["train"], written["train.json"]["validate"], written["inference.json"]):
+        assert all("_target_" in handler for handler in config["handlers"])
+
+
+def test_training_and_inference_prepare_an_image_alike(any_plan):
+    train, infer = configs(any_plan)["train.json"], configs(any_plan)["inference.json"]
+    for key in ("orientation", "spacing", "normalization", "patch_size"):
+        assert train[key] == infer[key]
+
+    def of_the_image(component: dict[str, Any]) -> dict[str, Any]:
+        first = {"keys", "channels", "mode"}
+        return {k: (v[:1] if isinstance(v, list) else [v]) if k in first else v for k, v in component.items()}
+
+    transforms = train["train"]["deterministic_transforms"]
+    assert list(map(of_the_image, transforms)) == list(map(of_the_image, infer["preprocessing"]["transforms"]))
+
+
+def test_the_network_takes_the_patch_and_gives_every_class(any_plan):
+    parser = ConfigParser(configs(any_plan)["train.json"])
+    definition = {**parser["network_def"], "channels": [4 for _ in any_plan.network["channels"]]}
+    network = ConfigParser({"network": definition}).get_parsed_content("network").eval()
+    with torch.no_grad():
+        logits = network(torch.zeros(1, any_plan.in_channels, *any_plan.patch_size))
+    assert logits.shape == (1, len(any_plan.labels), *any_plan.patch_size)
+
+
+def test_random_transforms_give_patches_of_the_plans_size(any_plan):
+    parser = ConfigParser(configs(any_plan)["train.json"])
+    transform = parser.get_parsed_content("train::random_transforms", instantiate=True)
+    transform = Compose([parser.get_parsed_content(f"train::random_transforms::{i}") for i in range(len(transform))])
+    shape = [size + 7 if axis == 0 else max(size - 5, 3) for axis, size in enumerate(any_plan.patch_size)]
+    label = torch.zeros(1, *shape)
+    label[:, 1:3, 1:3] = 2
+    for seed in range(4):
+        transform.set_random_state(seed)
+        (item,) = transform({"image": torch.rand(any_plan.in_channels, *shape), "label": label})
+        assert list(item["image"].shape) == [any_plan.in_channels, *any_plan.patch_size]
+        assert list(item["label"].shape) == [1, *any_plan.patch_size]
+        assert set(item["label"].unique().tolist()) <= {0.0, 2.0}, "a label is never blended"
+        assert torch.isfinite(item["image"]).all()
+
+
+def test_left_and_right_are_never_mirrored_into_each_other():
+    def mirrored(kind: str) -> list[int]:
+        transforms = configs(plan(kind))["train.json"]["train"]["random_transforms"]
+        return [t["spatial_axis"] for t in transforms if t["_target_"] == "RandFlipd"]
+
+    assert mirrored("left and right") == [1, 2]
+    assert mirrored("thick slices, CT and MR") == [0, 1, 2]
+    assert mirrored("2D") == [0, 1]
+
+
+def test_thick_slices_are_turned_in_their_plane_only():
+    def angles(kind: str) -> list[float]:
+        transforms = configs(plan(kind))["train.json"]["train"]["random_transforms"]
+        (affine,) = [t for t in transforms if t["_target_"] == "RandAffined"]
+        assert len(affine["scale_range"]) == plan(kind).spatial_dims
+        return list(affine["rotate_range"])
+
+    assert angles("thick slices, CT and MR") == [0, 0, pytest.approx(math.pi, abs=1e-3)]
+    assert angles("left and right") == [pytest.approx(math.radians(30), abs=1e-3)] * 3
+    assert angles("2D") == [pytest.approx(math.pi, abs=1e-3)]
+
+
+def test_label_maps_have_room_for_every_class():
+    assert '"dtype": "uint16"' in to_json(configs(plan("300 classes"))["inference.json"])
+    assert '"dtype": "uint8"' in to_json(configs(plan("left and right"))["inference.json"])
+
+
+def test_configs_are_pure(any_plan):
+    first = {name: to_json(config) for name, config in configs(any_plan).items()}
+    assert {name: to_json(config) for name, config in configs(any_plan).items()} == first
+    assert all(json.loads(text) == configs(any_plan)[name] for name, text in first.items())
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"), [(RUNS["train"], "train"), (RUNS["inference"], "infer"), (RUNS["evaluate"], "infer")]
+)
+def test_monai_finds_the_ids_it_requires(names, kind, tiny_bundle, phantom_data):
+    workflow = ConfigWorkflow(
+        config_file=[str(tiny_bundle / "configs" / name) for name in names],
+        workflow_type=kind,
+        logging_file=False,
+        bundle_root=str(tiny_bundle),
+        dataset_dir=str(phantom_data),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []

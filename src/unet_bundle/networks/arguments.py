@@ -72,7 +72,7 @@ def spell_out_stages(
         strides: one number for each stage but the first, per stage, or per stage and axis.
         convolutions_per_stage: one number, or per stage.
         padded: whether convolutions keep the size, which takes kernels with a middle.
-        strided: whether the first convolution of a stage downsamples, which without padding takes a kernel of that size.
+        strided: whether the first convolution of a stage downsamples, which without padding takes as large a kernel.
 
     Raises:
         ValueError: numbers that are out of range, or disagree about the stages, convolutions or axes.

@@ -1,0 +1,113 @@
+"""`unet-bundle predict`: a file, a folder, what is there already, and a broken scan among good ones."""
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from unet_bundle.cli import main
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_folder_then_skip_then_overwrite(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    line = ["predict", str(bundle), str(scans), str(output)]
+    assert main(line) == 0
+    assert "2 of 2 scans segmented" in capsys.readouterr().out
+    assert names(output) == [f"{name.removesuffix('.nii.gz')}_seg.nii.gz" for name in names(scans)]
+
+    first = output / names(output)[0]
+    first.write_bytes(b"mine")
+    shutil.copy(scans / names(scans)[0], scans / "third.nii.gz")
+    assert main(line) == 0
+    text = capsys.readouterr().out
+    assert "2 of 3 are already there and skipped" in text
+    assert "1 of 1 scans segmented" in text
+    assert first.read_bytes() == b"mine"
+
+    assert main([*line, "--overwrite"]) == 0
+    assert "3 of 3 scans segmented" in capsys.readouterr().out
+    assert nib.load(first).get_data_dtype() == np.uint8
+
+
+def test_one_file_with_overrides(bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = scans / names(scans)[0]
+    assert main(["predict", "--overlap", "0.25", str(bundle), str(scan), str(tmp_path / "out")]) == 0
+    assert "--overlap 0.25" in capsys.readouterr().out
+    made = nib.load(tmp_path / "out" / names(tmp_path / "out")[0])
+    assert names(tmp_path / "out") == [scan.name.replace(".nii.gz", "_seg.nii.gz")]
+    assert made.shape == nib.load(scan).shape
+    assert np.array_equal(made.affine, nib.load(scan).affine)
+
+
+def test_broken_scan_among_good_ones(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = names(scans)
+    whole = (scans / good[0]).read_bytes()
+    (scans / "broken.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (scans / "other.nii").write_bytes(b"no scan at all")
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    last = captured.out.rstrip().splitlines()[-3:]
+    assert last[0].startswith("2 of 4 scans segmented")
+    assert last[1].startswith("  refused: broken: broken.nii.gz ")
+    assert last[2].startswith("  refused: other: other.nii ")
+    assert "Traceback" not in captured.err
+    assert names(tmp_path / "out") == [name.replace(".nii.gz", "_seg.nii.gz") for name in good]
+
+
+def test_dry_run_does_nothing(bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "2 scans would be segmented" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out"), "--dry-run", "--overlapp", "0.1"]) == 2
+
+
+@pytest.mark.parametrize("change", ["missing", "renamed", "misshaped", "damaged", "none"])
+def test_weights_that_do_not_fit_end_the_run_at_once(
+    change: str, bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    path = bundle / "models" / "model.pt"
+    weights = torch.load(path, weights_only=True)
+    key = next(iter(weights))
+    if change == "missing":
+        del weights[key]
+    elif change == "renamed":
+        weights[f"{key}_"] = weights.pop(key)
+    elif change == "misshaped":
+        weights[key] = weights[key][:1]
+    torch.save(weights, path)
+    if change == "damaged":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif change == "none":
+        path.unlink()
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.rstrip().splitlines()[-1].startswith("Error: models/model.pt ")
+    assert "Traceback" not in captured.err
+    assert "refused" not in captured.out
+    assert names(tmp_path / "out") == []
+
+
+def test_input_that_is_not_there(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(bundle), str(tmp_path / "none.nii.gz"), str(tmp_path / "out")]) == 1
+    assert "none.nii.gz does not exist" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(bundle), str(tmp_path / "empty"), str(tmp_path / "out")]) == 1
+    assert "holds no .nii.gz or .nii file" in capsys.readouterr().err
+
+
+def test_output_that_is_a_file(bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("x")
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out")]) == 2
+    assert "out is a file" in capsys.readouterr().err
