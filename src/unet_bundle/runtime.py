@@ -7,6 +7,7 @@ last line of the output; inside a server, a notebook or a test errors stay excep
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import logging
@@ -161,15 +162,21 @@ def _arguments_of(target: Any) -> list[str] | None:
     if not isinstance(target, str) or target.startswith(("$", "@")):
         return None
     # Like MONAI: a bare name is one of MONAI's own components, a dotted one a module path.
-    from monai.bundle import ComponentLocator
-
-    module = ComponentLocator().get_component_module_name(target)
+    module = _component_locator().get_component_module_name(target)
     if isinstance(module, list):
         module = module[0]
     found: Any = getattr(importlib.import_module(module), target, None) if module else locate(target)
     if found is None:
         return None
     return _parameters(found)
+
+
+@functools.cache
+def _component_locator() -> Any:
+    """MONAI's table of its own components; it takes a second to make."""
+    from monai.bundle import ComponentLocator
+
+    return ComponentLocator()
 
 
 def _parameters(found: Any) -> list[str] | None:
@@ -260,12 +267,16 @@ def end_errors_in_one_line() -> None:
     usual = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        message = "Interrupted." if isinstance(error, KeyboardInterrupt) else error_message(error)
-        if message is None:
+        message = error_message(error)
+        if isinstance(error, KeyboardInterrupt):
+            line = "Interrupted."
+        elif message is not None:
+            line = f"Error: {message}"
+        else:
             usual(kind, error, traceback)
             return
         sys.stdout.flush()
-        sys.stderr.write(f"Error: {message}\n")
+        sys.stderr.write(f"{line}\n")
 
     sys.excepthook = hook
     quiet_logs()

@@ -50,7 +50,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert __version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["plan"], ["train"], ["plan", "data", "--output", "b", "--foo", "1"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["trian"], ["plan"], ["train"], ["plan", "data", "--output", "b", "--foo", "1"]]
+)
 def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -90,7 +92,7 @@ def test_overrides_are_told_from_options(
 
 @pytest.mark.parametrize("arguments", [["b", "--dry-runn"], ["b", "--dryrun", "--max-epochs", "3"]])
 def test_option_without_value_gets_the_closest_one(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
-    with pytest.raises(ConfigError, match="has no value: did you mean --dry-run?"):
+    with pytest.raises(ConfigError, match="has no value: did you mean --dry-run"):
         split_overrides(arguments, parser)
 
 
@@ -98,7 +100,7 @@ def test_option_without_value_gets_the_closest_one(parser: argparse.ArgumentPars
     ("text", "value"),
     [
         ("4", 4),
-        ("1e-3", "1e-3"),
+        ("1e-3", 0.001),  # though not in YAML 1.1
         ("0.001", 0.001),
         ("-1", -1),
         ("[32, 32, 16]", [32, 32, 16]),
@@ -113,8 +115,6 @@ def test_option_without_value_gets_the_closest_one(parser: argparse.ArgumentPars
     ],
 )
 def test_values_are_read_as_yaml(text: str, value: object) -> None:
-    if text == "1e-3":
-        value = 0.001  # as everybody means it, though not YAML 1.1
     assert parse_overrides(["--key", text], {}) == {"key": value}
 
 
@@ -150,9 +150,7 @@ def test_missing_data_set(verb: str, bundle: Path, tmp_path: Path, capsys: pytes
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
 @pytest.mark.parametrize("kind", ["missing", "file", "folder"])
-def test_not_a_bundle(
-    verb: str, kind: str, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_not_a_bundle(verb: str, kind: str, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "no_bundle"
     if kind == "file":
         path.write_text("x")

@@ -1,7 +1,6 @@
 """With copied weights the logits are those of nnU-Net's own networks (`dynamic_network_architectures`)."""
 
 import importlib
-import sys
 from types import ModuleType
 from typing import Any
 
@@ -29,23 +28,11 @@ NNUNET = {
     "deep_supervision": True,
 }
 
-# Kept for the whole run: torch forgets the operators with the object.
-TORCHVISION_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
-
 
 @pytest.fixture(scope="module")
 def nnunet() -> ModuleType:
-    name = "dynamic_network_architectures.architectures.unet"
     pytest.importorskip("dynamic_network_architectures", reason="needs the test extra")
-    try:
-        return importlib.import_module(name)
-    except RuntimeError:
-        # A torchvision built for CUDA lacks its operators on a machine without (operator torchvision::nms does not exist).
-        for module in [module for module in sys.modules if module.split(".")[0] in {"torchvision", "timm"}]:
-            del sys.modules[module]
-        for operator in ("nms", "qnms"):
-            TORCHVISION_OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return importlib.import_module(name)
+    return importlib.import_module("dynamic_network_architectures.architectures.unet")
 
 
 def _copy(source: nn.Module, target: nn.Module) -> None:
@@ -55,13 +42,15 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
         ours.data.copy_(theirs)
 
 
-def _copy_weights(theirs: Any, ours: UNet) -> None:  # noqa: ANN401
+def _copy_weights(theirs: Any, ours: UNet) -> None:
     with torch.no_grad():
         for parameter in theirs.parameters():
             # Also the norms that start at one and zero, or as a zero shortcut.
             parameter.add_(0.1 * torch.randn_like(parameter))
     _copy(theirs.encoder, ours.encoder)
-    for stage, upsampling, expanding in zip(theirs.decoder.stages, theirs.decoder.transpconvs, ours.decoder, strict=True):
+    for stage, upsampling, expanding in zip(
+        theirs.decoder.stages, theirs.decoder.transpconvs, ours.decoder, strict=True
+    ):
         _copy(upsampling, expanding.upsampling)
         _copy(stage, expanding.convolutions)
     for head, our_head in zip(reversed(theirs.decoder.seg_layers), ours.heads, strict=True):
@@ -81,9 +70,13 @@ def _assert_same_logits(theirs: nn.Module, ours: UNet) -> None:
 
 
 @pytest.mark.parametrize(
-    "kernels, strides", [([[3, 3, 3]] * 4, STRIDES), (ANISOTROPIC_KERNELS, ANISOTROPIC_STRIDES)], ids=["cube", "aniso"]
+    ("kernels", "strides"),
+    [([[3, 3, 3]] * 4, STRIDES), (ANISOTROPIC_KERNELS, ANISOTROPIC_STRIDES)],
+    ids=["cube", "aniso"],
 )
-def test_plain_network_of_the_hippocampus(nnunet: ModuleType, kernels: list[list[int]], strides: list[list[int]]) -> None:
+def test_plain_network_of_the_hippocampus(
+    nnunet: ModuleType, kernels: list[list[int]], strides: list[list[int]]
+) -> None:
     theirs = nnunet.PlainConvUNet(
         **NNUNET, kernel_sizes=kernels, strides=strides, n_conv_per_stage=2, n_conv_per_stage_decoder=2
     )
@@ -92,7 +85,9 @@ def test_plain_network_of_the_hippocampus(nnunet: ModuleType, kernels: list[list
 
 
 @pytest.mark.parametrize(
-    "kernels, strides", [([[3, 3, 3]] * 4, STRIDES), (ANISOTROPIC_KERNELS, ANISOTROPIC_STRIDES)], ids=["cube", "aniso"]
+    ("kernels", "strides"),
+    [([[3, 3, 3]] * 4, STRIDES), (ANISOTROPIC_KERNELS, ANISOTROPIC_STRIDES)],
+    ids=["cube", "aniso"],
 )
 def test_residual_encoder(nnunet: ModuleType, kernels: list[list[int]], strides: list[list[int]]) -> None:
     blocks = [1, 2, 3, 2]

@@ -59,7 +59,7 @@ def test_scores_or_that_there_are_none(planned):
     assert "- seed: 0" in trained
 
 
-def test_a_label_with_a_bar_keeps_the_table_whole(planned, make_fingerprint, make_card):
+def test_a_label_with_a_bar_keeps_the_table_whole(make_fingerprint, make_card):
     labels = {"background": 0, "organ|left": 1}
     fingerprint, card = make_fingerprint([36, 50, 35], [1.0] * 3, labels=tuple(labels)), make_card(labels)
     row = next(line for line in bundle_readme(make_plan(fingerprint, card), fingerprint, card).splitlines()

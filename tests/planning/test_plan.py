@@ -158,7 +158,7 @@ def test_strides_in_short_form_are_spelled_out(make_fingerprint, make_card):
         ({"network": {"dropout": 2}}, "dropout must be a probability"),
         ({"network": {"encoder": "dense"}, "patch_size": [40, 56, 40]}, "encoder must be one of"),
         ({"max_epochs": 10, "val_interval": 20}, "val_interval 20 is more than max_epochs 10"),
-        ({"network": {"channels": [4000, 4000, 4000, 4000]}}, "no smaller patch is possible"),
+        ({"network": {"channels": [4000, 4000], "strides": 1, "kernel_sizes": 3}}, "no smaller patch is possible"),
     ],
 )
 def test_refuses_values_that_contradict_each_other(make_fingerprint, make_card, overrides, message):

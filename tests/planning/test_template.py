@@ -231,9 +231,7 @@ def test_configs_are_pure(any_plan):
     assert all(json.loads(text) == configs(any_plan)[name] for name, text in first.items())
 
 
-@pytest.mark.parametrize(
-    ("names", "kind"), [(RUNS["train"], "train"), (RUNS["inference"], "infer"), (RUNS["evaluate"], "infer")]
-)
+@pytest.mark.parametrize(("names", "kind"), [(RUNS["train"], "train"), (RUNS["inference"], "infer")])
 def test_monai_finds_the_ids_it_requires(names, kind, tiny_bundle, phantom_data):
     workflow = ConfigWorkflow(
         config_file=[str(tiny_bundle / "configs" / name) for name in names],

@@ -8,17 +8,18 @@ import sys
 from collections.abc import Sequence
 
 from unet_bundle import __version__
-from unet_bundle.cli import demo, evaluate, plan, predict, train
+from unet_bundle.cli import check, demo, evaluate, plan, predict, train
 from unet_bundle.cli.workflow import split_overrides
 from unet_bundle.errors import ConfigError
 from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, our_error
 
-VERBS = (plan, train, evaluate, predict, demo)
+VERBS = (check, plan, train, evaluate, predict, demo)
 
 DESCRIPTION = """\
 Point it at labelled scans and get back a standard MONAI bundle with a U-Net configured for them,
 trained, scored on the scans' own grids, and ready for the MONAI CLI and MONAI Label.
 
+  unet-bundle check DATASET                     read every scan, say what is wrong
   unet-bundle plan DATASET --output BUNDLE      look at the scans, write the bundle
   unet-bundle train BUNDLE DATASET              train it on the folds but one
   unet-bundle evaluate BUNDLE DATASET           score it on that one
@@ -57,9 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         known = list(sys.argv[1:] if arguments is None else arguments)
         overrides: list[str] = []
-        name = next((word for word in known if not word.startswith("-")), "")
-        if name in verbs.choices and verbs.choices[name].get_default("takes_overrides"):
-            known, overrides = split_overrides(known, verbs.choices[name])
+        place = next((i for i, word in enumerate(known) if word in verbs.choices), None)
+        if place is not None and verbs.choices[known[place]].get_default("takes_overrides"):
+            rest, overrides = split_overrides(known[place + 1 :], verbs.choices[known[place]])
+            known = [*known[: place + 1], *rest]
         parsed = parser.parse_args(known)
         parsed.overrides, show_traceback = overrides, parsed.traceback
         return int(parsed.run(parsed))

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unet_bundle.cli.check import check_before_planning
 from unet_bundle.cli.workflow import read_json, say
 from unet_bundle.errors import ConfigError
 from unet_bundle.runtime import EXIT_OK
 
 EPILOG = """\
-DATASET is a folder in the layout of the Medical Segmentation Decathlon: dataset.json, imagesTr/, labelsTr/.
+DATASET is a folder of labelled scans in any layout that `unet-bundle check` knows; it is checked first.
 Every choice and its reason stands in BUNDLE/docs/README.md; every value can be changed in BUNDLE/configs.
 
 examples:
@@ -52,7 +53,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan a bundle."""
-    from unet_bundle.io import find_cases, read_dataset_json
+    from unet_bundle.io import find_cases, read_description
     from unet_bundle.planning.bundle import bundle_files, to_json, write_bundle
     from unet_bundle.planning.card import load_card
     from unet_bundle.planning.fingerprint import measure_fingerprint
@@ -64,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
         card = load_card(args.card, {})
         fingerprint = read_json(args.fingerprint, "give the file of an earlier --fingerprint")
     else:
-        cases = find_cases(args.dataset)
-        card = load_card(args.card, read_dataset_json(args.dataset))
+        card = load_card(args.card, read_description(args.dataset))
+        check_before_planning(args.dataset, card)
+        cases = find_cases(args.dataset, card.image_files, card.label_files)
         fingerprint = measure_fingerprint(cases, card)
 
     plan = make_plan(fingerprint, card, args.memory)

@@ -75,12 +75,14 @@ def _segment(workflow: Any, todo: list[dict[str, str]]) -> dict[str, str]:
 
     from unet_bundle.io import case_name
 
-    evaluator = workflow.parser.get_parsed_content("evaluator")
     preprocessing = workflow.parser.get_parsed_content("preprocessing")
     refused: dict[str, str] = {}
     for number, item in enumerate(todo, start=1):
         name = case_name(item["image"])
         logger.info("%d of %d: %s", number, len(todo), name)
+        # A new one each time: after an exception the next run of an Ignite engine ends at once and in silence.
+        workflow.parser.ref_resolver.remove_resolved_content("evaluator")
+        evaluator = workflow.parser.get_parsed_content("evaluator")
         evaluator.data_loader = DataLoader(Dataset([item], preprocessing), batch_size=1)
         evaluator.state.epoch_length = 1
         try:

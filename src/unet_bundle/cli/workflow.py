@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import json
 import shlex
@@ -92,9 +93,13 @@ def _value(text: str) -> Any:
     if text.startswith(("$", "@", "%")):
         return text
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # YAML wants a point in 1e-3
+            return float(value)
+    return value
 
 
 def read_json(path: Path, remedy: str) -> Any:

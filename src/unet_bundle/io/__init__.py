@@ -1,6 +1,14 @@
 """Data set layouts, image readers and writers."""
 
-from unet_bundle.io.layouts import case_name, find_cases, find_images, read_dataset_json
+from unet_bundle.io.layouts import (
+    Survey,
+    case_name,
+    find_cases,
+    find_images,
+    read_dataset_json,
+    read_description,
+    survey_cases,
+)
 from unet_bundle.io.loading import LoadImaged
 from unet_bundle.io.readers import NiftiReader
 from unet_bundle.io.saving import NiftiWriter, SaveImaged, output_name
@@ -11,12 +19,15 @@ __all__ = [
     "NiftiReader",
     "NiftiWriter",
     "SaveImaged",
+    "Survey",
     "case_name",
     "find_cases",
     "find_images",
     "output_name",
     "read_dataset_json",
+    "read_description",
     "select_cases",
     "split_cases",
     "subject_of",
+    "survey_cases",
 ]

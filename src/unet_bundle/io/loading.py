@@ -12,6 +12,7 @@ from monai.config import DtypeLike
 from monai.data import ImageReader
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.io.layouts import case_name
 from unet_bundle.io.readers import NiftiReader
 
 READERS: tuple[type[ImageReader], ...] = (NiftiReader,)
@@ -92,7 +93,12 @@ class _StrictLoadImage(monai.transforms.LoadImage):
             )
         if reader is None:
             raise InputError(f"{_base_name(filename)} is in no format that is read: convert it to {READ_FORMATS}")
-        return super().__call__(filename, reader)
+        loaded = super().__call__(filename, reader)
+        if isinstance(filename, (list, tuple)):  # results are named after this: the case, not its first channel
+            first = Path(filename[0])
+            suffix = first.name[len(case_name(first)) :]
+            loaded.meta["filename_or_obj"] = str(first.with_name(case_name(filename) + suffix))
+        return loaded
 
 
 def _base_name(filename: Any) -> str:

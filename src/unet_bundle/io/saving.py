@@ -34,8 +34,13 @@ _NIFTI2_HEADER = 540
 _SCANNER = 1
 
 
-def output_name(image_path: str | Path, output_postfix: str = "seg") -> str:
-    """File name of the label map of a scan: ``"liver_004.nii"`` gives ``"liver_004_seg.nii.gz"``."""
+def output_name(image_path: str | Path | Sequence[str], output_postfix: str = "seg") -> str:
+    """File name of the label map of a scan: ``"liver_004.nii"`` gives ``"liver_004_seg.nii.gz"``.
+
+    Args:
+        image_path: of the scan, or of its channels.
+        output_postfix: put behind the case's name.
+    """
     return f"{case_name(image_path)}{f'_{output_postfix}' if output_postfix else ''}{SUFFIX}"
 
 

@@ -147,8 +147,7 @@ def select_cases(
 
 
 def _name_of(case: Mapping[str, Any]) -> str:
-    image = case["image"]
-    return case_name(image[0] if isinstance(image, (list, tuple)) else image)
+    return case_name(case["image"])
 
 
 def _subjects_of_fold(subjects: set[str], fold: int, folds: int, seed: int) -> set[str]:

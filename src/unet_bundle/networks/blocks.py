@@ -21,6 +21,9 @@ Upsampling = Literal["transposed", "interpolated"]
 NEGATIVE_SLOPES: Final[dict[str, float]] = {"leaky_relu": 0.01, "relu": 0.0}
 """Slope of each activation below zero."""
 
+is_tracing: Final[Callable[[], bool]] = torch.jit.is_tracing
+"""Whether `torch.jit.trace` is recording; here because torch's own has no annotations."""
+
 _CONVOLUTION: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED_CONVOLUTION: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _MAX_POOL: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -108,7 +111,7 @@ class BlockAverage(nn.Module):
         for axis in range(len(self.stride) - 1, -1, -1):
             stride = self.stride[axis]
             padding += [0, (stride - x.size(2 + axis) % stride) % stride]
-        if torch.jit.is_tracing() or max(padding) > 0:
+        if is_tracing() or max(padding) > 0:
             x = F.pad(x, padding, mode="replicate")
         return self.pool(x)  # type: ignore[no-any-return]
 
@@ -276,7 +279,7 @@ def crop_far_end(x: Tensor, like: Tensor) -> Tensor:
     """Cut `x` to the spatial size of `like` at the far end, where downsampling an odd size added a voxel."""
     for axis in range(2, x.dim()):
         # A trace keeps the step for other sizes; elsewhere it is left out where there is nothing to cut.
-        if torch.jit.is_tracing() or x.size(axis) != like.size(axis):
+        if is_tracing() or x.size(axis) != like.size(axis):
             x = x.narrow(axis, 0, like.size(axis))
     return x
 

@@ -16,6 +16,7 @@ from unet_bundle.networks.blocks import (
     Padding,
     Upsampling,
     contracting_stage,
+    is_tracing,
     pointwise_convolution,
 )
 from unet_bundle.networks.sizes import (
@@ -150,10 +151,9 @@ class UNet(nn.Module):
         self._single_voxel_limits = single_voxel_limits(self._steps)
 
         skip_channels = [stage.channels[-1] for stage in stages]
-        if upsampling_channels == "skip":
-            upsampled_channels = skip_channels[:-1]
-        elif upsampling_channels == "keep":
-            upsampled_channels = skip_channels[1:]
+        if isinstance(upsampling_channels, str):
+            one_of("upsampling_channels", upsampling_channels, get_args(UpsamplingChannels))
+            upsampled_channels = skip_channels[1:] if upsampling_channels == "keep" else skip_channels[:-1]
         else:
             upsampled_channels = per_stage("upsampling_channels", upsampling_channels, len(stages) - 1)
 
@@ -189,14 +189,14 @@ class UNet(nn.Module):
 
         Returns:
             `[B, out_channels, *spatial]`, or with padding "valid" the middle of it. In training with deep supervision a
-            list of them, the finest stage first.
+            list of them, the finest stage first (but not in TorchScript).
 
         Raises:
             InputTooSmallError: a map would be empty, or a single voxel that a norm cannot normalise.
         """
         if not torch.jit.is_scripting():
             _compile_per_size(image)
-        if not torch.jit.is_tracing():
+        if not is_tracing():
             size = [image.size(axis) for axis in range(2, image.dim())]
             check_anything_left(size, self.smallest_image)
             if self.norm == "instance" or (self.norm == "batch" and self.training and image.size(0) == 1):

@@ -56,9 +56,8 @@ def check_weights_fit(network: nn.Module, state: Mapping[str, Any], prefix: str)
     else:
         first = f"{unexpected[0]} is unknown"
     raise IncompatibleWeightsError(
-        f"These weights do not fit the network: of its {len(wanted)} tensors {len(missing)} are missing and "
-        f"{len(misshaped)} have another shape, and {len(unexpected)} are unknown to it (first: {first}); "
-        "load weights that were trained with the same network settings."
+        f"These weights do not fit the network: {len(missing)} missing, {len(misshaped)} misshaped and "
+        f"{len(unexpected)} unknown tensors (first: {first}); load weights trained with the same network settings."
     )
 
 

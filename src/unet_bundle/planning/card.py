@@ -21,7 +21,7 @@ CODE_KEYS = ("value", "scheme", "meaning")
 
 _TEXTS = (
     "name", "title", "description", "authors", "copyright", "data_source", "data_license", "subject", "splits_file",
-    "version",
+    "label_files", "version",
 )  # fmt: skip
 
 
@@ -43,6 +43,9 @@ class TaskCard:
         left_right_pairs: Pairs of labels that are the left and right of one organ.
         subject: How a case name gives the subject (see `unet_bundle.io.splits.subject_of`); None: each case is one.
         splits_file: An existing splits file in nnU-Net's form, instead of folds drawn here.
+        image_files: Pattern of the image files, such as ``*/{case}.nii.gz``, or one for each channel, for data sets
+            whose layout is not known (see `unet_bundle.io.survey_cases`).
+        label_files: Pattern of the label files; stated with `image_files` or not at all.
         folds: Number of cross-validation folds.
         seed: Seed of the folds and of training.
         overrides: Values of the plan by name that take the place of the planned ones.
@@ -63,6 +66,8 @@ class TaskCard:
     left_right_pairs: list[list[str]] = field(default_factory=list)
     subject: str | None = None
     splits_file: str | None = None
+    image_files: str | list[str] | None = None
+    label_files: str | None = None
     folds: int = 5
     seed: int = 0
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +94,9 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
     known = [entry.name for entry in fields(TaskCard)]
     _check_keys(stated, known, where)
 
-    values = _from_dataset_json(dataset_json) | {key: value for key, value in stated.items() if value is not None}
+    # What the card states is not looked for in dataset.json, which may have it in a form that nobody knows.
+    described = {key: value for key, value in dataset_json.items() if stated.get(key) is None or key == "name"}
+    values = _from_dataset_json(described) | {key: value for key, value in stated.items() if value is not None}
     for key in ("name", "modality", "labels"):
         if not values.get(key):
             raise InputError(f"neither the task card nor dataset.json states {key!r}: add {key!r} to the task card")
@@ -103,6 +110,7 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
     _check_labels(card.labels, where)
     _check_terms(card, where)
     _check_pairs(card, where)
+    _check_files(card, where)
     _check_rest(card, where)
     return card
 
@@ -181,7 +189,7 @@ def _is_int(value: Any) -> bool:
 def _check_types(card: TaskCard, where: str) -> None:
     for key in _TEXTS:
         value = getattr(card, key)
-        if value is None and key in ("subject", "splits_file"):
+        if value is None and key in ("subject", "splits_file", "label_files"):
             continue
         if not isinstance(value, str) or not value.strip():
             raise ConfigError(f"{where}: {key} must be text, not {value!r}: put it in quotes")
@@ -254,6 +262,14 @@ def _check_pairs(card: TaskCard, where: str) -> None:
             if name in used:
                 raise ConfigError(f"{where}: left_right_pairs names {name!r} twice: a label has one counterpart")
             used.add(name)
+
+
+def _check_files(card: TaskCard, where: str) -> None:
+    if (card.image_files is None) != (card.label_files is None):
+        raise ConfigError(f"{where}: image_files and label_files belong together: state both or neither")
+    patterns = card.image_files if isinstance(card.image_files, list) else [card.image_files]
+    if card.image_files is not None and not (patterns and all(isinstance(pattern, str) for pattern in patterns)):
+        raise ConfigError(f"{where}: image_files must be a pattern or a list of patterns, not {card.image_files!r}")
 
 
 def _check_rest(card: TaskCard, where: str) -> None:

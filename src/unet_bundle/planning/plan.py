@@ -45,6 +45,8 @@ class Plan:
         seed: Seed of folds and training.
         median_shape: Median size of the scans at the target spacing, in voxels.
         reasons: Name of a choice (``network.strides`` for an argument of the network) to one sentence on why.
+        image_files: Patterns of the image files as the task card states them, or None for a known layout.
+        label_files: Pattern of the label files, or None.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Plan:
     seed: int
     median_shape: list[int]
     reasons: dict[str, str]
+    image_files: str | list[str] | None = None
+    label_files: str | None = None
 
 
 def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarget = "cpu") -> Plan:
@@ -155,6 +159,8 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
         seed=card.seed,
         median_shape=shape,
         reasons=choices.reasons,
+        image_files=card.image_files,
+        label_files=card.label_files,
     )
     if plan.val_interval > plan.max_epochs:
         raise ConfigError(

@@ -7,7 +7,7 @@ MemoryTarget = Literal["cpu", "8GB", "24GB", "80GB"]
 
 GIB = 1024**3
 
-GPU_SHARE = 0.8
+GPU_SHARE = 0.72
 """Share of a GPU's memory that is planned for; with it plans for 8 GB have the patches of nnU-Net's."""
 
 

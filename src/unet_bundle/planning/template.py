@@ -95,7 +95,6 @@ def inference_config(plan: Plan) -> Config:
         "overlap": plan.overlap,
         "sw_batch_size": 1,
         "num_workers": 0,
-        "num_classes": len(plan.labels),
         **_grid(plan),
         "displayable_configs": {"overlap": "@overlap", "sw_batch_size": "@sw_batch_size"},
         "network_def": _network(plan),
@@ -103,7 +102,11 @@ def inference_config(plan: Plan) -> Config:
         "preprocessing": {"_target_": "Compose", "transforms": _loading(plan, ["image"])},
         "dataset": {
             "_target_": "Dataset",
-            "data": {"_target_": "unet_bundle.io.find_images", "dataset_dir": "@dataset_dir"},
+            "data": {
+                "_target_": "unet_bundle.io.find_images",
+                "dataset_dir": "@dataset_dir",
+                **({"channels": plan.in_channels} if plan.in_channels > 1 else {}),
+            },
             "transform": "@preprocessing",
         },
         "dataloader": {
@@ -170,13 +173,15 @@ def evaluate_config(plan: Plan) -> Config:
         "folds": plan.folds,
         "subject_key": plan.subject_key,
         "splits_file": plan.splits_file,
+        **_stated_files(plan),
         "split_seed": plan.seed,
         "labels": plan.labels,
+        "num_classes": len(plan.labels),
         "loading": {
             "_target_": "Compose",
             "transforms": ["@preprocessing", {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1}],
         },
-        "+dataset": {"data": _cases("@part"), "transform": "@loading"},
+        "+dataset": {"data": _cases(plan, "@part"), "transform": "@loading"},
         "key_metric": {"val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}},
         "+evaluator": {"key_val_metric": "@key_metric"},
         "+handlers": [
@@ -187,11 +192,20 @@ def evaluate_config(plan: Plan) -> Config:
     }
 
 
-def _cases(part: str) -> Config:
+def _stated_files(plan: Plan) -> Config:
+    """Where images and labels lie, for a data set whose layout is stated because it is not known."""
+    return {} if plan.image_files is None else {"image_files": plan.image_files, "label_files": plan.label_files}
+
+
+def _cases(plan: Plan, part: str) -> Config:
     """The labelled cases of a part of a fold, as a component: hosts replace it by a list of their own."""
     return {
         "_target_": "unet_bundle.io.select_cases",
-        "cases": {"_target_": "unet_bundle.io.find_cases", "dataset_dir": "@dataset_dir"},
+        "cases": {
+            "_target_": "unet_bundle.io.find_cases",
+            "dataset_dir": "@dataset_dir",
+            **{key: f"@{key}" for key in _stated_files(plan)},
+        },
         "part": part,
         "fold": "@fold",
         "folds": "@folds",
@@ -242,6 +256,7 @@ def _random_transforms(plan: Plan) -> list[Config]:
             "keys": "image",
             "prob": 0.15,
             "zoom_range": [0.5, 1.0],
+            **({"upsample_mode": "bilinear"} if plan.spatial_dims == 2 else {}),  # MONAI's default is trilinear
         },
         {"_target_": "RandAdjustContrastd", "keys": "image", "prob": 0.3, "gamma": [0.7, 1.5], "retain_stats": True},
     ]
@@ -267,6 +282,7 @@ def train_config(plan: Plan) -> Config:
         "folds": plan.folds,
         "subject_key": plan.subject_key,
         "splits_file": plan.splits_file,
+        **_stated_files(plan),
         "split_seed": plan.seed,
         "output_dir": "$@bundle_root + '/runs/fold_' + str(@fold)",
         "checkpoint": "$@bundle_root + '/models/model.pt'",
@@ -315,7 +331,7 @@ def train_config(plan: Plan) -> Config:
             },
             "dataset": {
                 "_target_": "unet_bundle.training.CaseDataset",
-                "data": _cases("train"),
+                "data": _cases(plan, "train"),
                 "transform": "@train::preprocessing",
                 "cache_bytes": "@cache_bytes",
             },
@@ -415,7 +431,7 @@ def train_config(plan: Plan) -> Config:
             "preprocessing": {"_target_": "Compose", "transforms": "@train::deterministic_transforms"},
             "dataset": {
                 "_target_": "unet_bundle.training.CaseDataset",
-                "data": _cases("validation"),
+                "data": _cases(plan, "validation"),
                 "transform": "@validate::preprocessing",
                 "cache_bytes": "@cache_bytes",
             },

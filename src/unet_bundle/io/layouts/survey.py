@@ -1,0 +1,181 @@
+"""What looking at a data set's folder brings: its labelled cases, and what does not fit together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unet_bundle.errors import InputError
+from unet_bundle.io.layouts.names import case_name, relative_name, scans_in, split_channel
+
+Case = dict[str, Any]
+"""``{"image": path or list of paths, "label": path}``."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about a file that keeps it out of the labelled cases.
+
+    Attributes:
+        kind: a word for programs, such as ``"missing channel"``.
+        file: path of the file, relative to the data set.
+        message: what is wrong and what to do; reads on from the file's name.
+        fatal: whether a labelled case would be lost or wrong. An image without label is none: it is left out.
+    """
+
+    kind: str
+    file: str
+    message: str
+    fatal: bool
+
+
+@dataclass
+class Survey:
+    """The cases that were found in a folder.
+
+    Attributes:
+        layout: name of the layout, for people.
+        folder: of the data set.
+        cases: complete cases, all of whose files are there.
+        problems: what is left over.
+    """
+
+    layout: str
+    folder: Path
+    cases: list[Case] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add_problem(self, kind: str, path: Path, message: str, fatal: bool = True) -> None:
+        """Note what is wrong with a file; see `Problem`."""
+        self.problems.append(Problem(kind, self.relative(path), message, fatal))
+
+    def relative(self, path: str | Path) -> str:
+        """A file's path as people may see it: from the data set's folder on."""
+        return relative_name(path, self.folder)
+
+
+def pair_folders(
+    layout: str, images: Path, labels: Path, channels: int | None = None, suffixed: bool | None = None
+) -> Survey:
+    """Pair the files of two folders by name: ``a`` with ``a``, or ``a_0000``, ``a_0001``, ... with ``a``.
+
+    Args:
+        layout: its name.
+        images: folder of the images.
+        labels: folder of the label maps, beside it.
+        channels: channel files that a case must have, if that is known; None: as many as the case that has most.
+        suffixed: True: every image has a channel's suffix, as nnU-Net wants it; None: either is fine.
+    """
+    survey = Survey(layout, images.parent)
+    whole, by_channel = _by_case(scans_in(images))
+    if suffixed:
+        whole = {}
+    label_files = _by_stem(scans_in(labels))
+    # A file that has exactly a label's name is that label's image, whatever its name ends in.
+    paired = {name for name in label_files if name in whole}
+    taken = {whole[name] for name in paired}
+    split_cases = {
+        name: {number: path for number, path in by_channel.get(name, {}).items() if path not in taken}
+        for name in label_files
+        if name not in paired
+    }
+    needed = range(channels or max((max(files) + 1 for files in split_cases.values() if 0 in files), default=0))
+    for name, label in label_files.items():
+        if name in paired:
+            survey.cases.append({"image": str(whole[name]), "label": str(label)})
+            continue
+        files = split_cases[name] if needed else {}
+        taken.update(files.values())
+        missing = [number for number in needed if number not in files]
+        surplus = [number for number in files if number not in needed]
+        if not files:
+            remedy = "add the image or take the label away"
+            survey.add_problem("label without image", label, f"has no image in {images.name}: {remedy}")
+        elif missing:
+            survey.add_problem(
+                "missing channel",
+                label,
+                f"lacks the image's channel {name}_{missing[0]:04d}, {len(needed)} are needed: add the file",
+            )
+        elif surplus:
+            survey.add_problem(
+                "surplus channel",
+                files[surplus[0]],
+                f"is one channel more than the {len(needed)} that dataset.json states: take it away or state it",
+            )
+        else:
+            survey.cases.append({"image": [str(files[number]) for number in needed], "label": str(label)})
+    for path in scans_in(images):
+        if path not in taken:
+            message = f"has no label in {labels.name}, so it is not trained on: add the label or take the image away"
+            survey.add_problem("image without label", path, message, fatal=False)
+    return survey
+
+
+def group_channels(paths: Sequence[Path], channels: int | None) -> list[Case]:
+    """Unlabelled scans, the channel files of a scan put together if that is how they are named.
+
+    Args:
+        paths: files of one folder.
+        channels: channels of a scan; None: as many as the scan that has most. Files are channels only if all are named
+            ``<case>_NNNN`` with a number below that.
+
+    Raises:
+        InputError: if a channel of a scan is missing.
+    """
+    whole, by_channel = _by_case(paths)
+    if len(whole) > sum(len(files) for files in by_channel.values()):
+        return [{"image": str(path)} for path in paths]
+    count = channels or max((max(files) + 1 for files in by_channel.values()), default=0)
+    if any(number >= count for files in by_channel.values() for number in files):
+        return [{"image": str(path)} for path in paths]
+    for name, files in by_channel.items():
+        missing = [number for number in range(count) if number not in files]
+        if missing:
+            raise InputError(f"{name} lacks its channel {name}_{missing[0]:04d}, {count} are needed: add the file")
+    return [{"image": [str(files[number]) for number in range(count)]} for files in by_channel.values()]
+
+
+def sorted_by_name(cases: Iterable[Case]) -> list[Case]:
+    """The cases sorted by name.
+
+    Raises:
+        InputError: if two have the same name.
+    """
+    by_name: dict[str, Case] = {}
+    for case in cases:
+        name = case_name(case["image"])
+        if name in by_name:
+            first, second = sorted(_first_file(other) for other in (by_name[name], case))
+            both = f"{first} and {second}" if first != second else f"two files {first}"
+            raise InputError(f"{both} are both the case {name}, one result would replace the other: rename one")
+        by_name[name] = case
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def _first_file(case: Case) -> str:
+    image = case["image"]
+    return Path(image[0] if isinstance(image, list) else image).name
+
+
+def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    by_stem: dict[str, Path] = {}
+    for path in paths:
+        other = by_stem.setdefault(case_name(path), path)
+        if other != path:
+            raise InputError(
+                f"{other.name} and {path.name} are both the case {case_name(path)}, "
+                "one result would replace the other: rename one"
+            )
+    return by_stem
+
+
+def _by_case(paths: Iterable[Path]) -> tuple[dict[str, Path], dict[str, dict[int, Path]]]:
+    """Files by their whole name, and those named as channels by case and number as well."""
+    whole = _by_stem(paths)
+    by_channel: dict[str, dict[int, Path]] = {}
+    for stem, path in whole.items():
+        parts = split_channel(stem)
+        if parts is not None:
+            by_channel.setdefault(parts[0], {})[parts[1]] = path
+    return whole, by_channel
