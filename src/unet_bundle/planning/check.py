@@ -188,15 +188,18 @@ def _wrong_folds(survey: Survey, card: TaskCard | None) -> Iterator[Finding]:
                 )
     if card is None:
         return
-    seen: set[str] = set()
-    for fold in range(_fold_count(card)):
-        try:
-            split_cases(survey.cases, fold, card.folds, card.subject, card.seed, card.splits_file)
-        except InputError as error:
-            if str(error) not in seen:
-                kind = "subject in two folds" if "in training and in validation" in str(error) else "folds"
-                yield Finding("error", kind, "", str(error))
-            seen.add(str(error))
+    refusals = (_split_refusal(survey, card, fold) for fold in range(_fold_count(card)))
+    for message in dict.fromkeys(refusal for refusal in refusals if refusal):
+        kind = "subject in two folds" if "in training and in validation" in message else "folds"
+        yield Finding("error", kind, "", message)
+
+
+def _split_refusal(survey: Survey, card: TaskCard, fold: int) -> str | None:
+    try:
+        split_cases(survey.cases, fold, card.folds, card.subject, card.seed, card.splits_file)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _fold_count(card: TaskCard) -> int:

@@ -117,9 +117,9 @@ def _look_at_image(image: FloatArray, reading: CaseReading) -> None:
         if channel.min() == channel.max():
             digests.append(None)
             continue
-        digest = hashlib.blake2b(format_shape(channel.shape).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(channel).data)
-        digests.append(digest.hexdigest())
+        voxels = hashlib.blake2b(format_shape(channel.shape).encode(), digest_size=16)
+        voxels.update(np.ascontiguousarray(channel).data)
+        digests.append(voxels.hexdigest())
     reading.digests = tuple(digests)
     constant = [number for number, digest in enumerate(digests) if digest is None]
     if len(constant) == len(digests):
