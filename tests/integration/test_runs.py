@@ -74,7 +74,7 @@ def test_evaluation_scores_each_case_of_the_fold(cli: Any, trained: Path, phanto
     assert len(cli.files(tmp_path / "eval")) == 4
 
 
-def test_all_verbs_of_our_command_line(cli: Any, bundle: Path, phantom_data: Path, tmp_path: Path) -> None:
+def test_all_verbs_of_our_command_line(cli: Any, bundle: Path, phantom_data: Path) -> None:
     arguments = ["--fold", "1", "--max-epochs", "1", "--num_workers", "0", "--val_interval", "1"]
     done = cli.unet_bundle("train", bundle, phantom_data, *arguments).succeeded()
     assert "Trained; curves and checkpoints" in done.out

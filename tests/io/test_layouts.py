@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from unet_bundle.errors import InputError
-from unet_bundle.io import case_name, find_cases, find_images, read_dataset_json
+from unet_bundle.io import case_name, find_cases, find_images, read_dataset_json, survey_cases
 
 
 def make_decathlon(folder: Path, names: list[str], tests: list[str] | None = None, **fields: object) -> Path:
@@ -54,8 +54,11 @@ def test_a_folder_that_is_not_there_is_refused(find, tmp_path):
         find(tmp_path / "notes.txt")
 
 
-def test_a_folder_without_dataset_json_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"has no dataset\.json"):
+def test_a_folder_in_no_known_layout_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "scan.nii.gz").touch()
+    with pytest.raises(
+        InputError, match=r"has no dataset\.json and no other layout .* state image_files and label_files"
+    ):
         find_cases(tmp_path)
 
 
@@ -69,7 +72,7 @@ def test_a_folder_without_dataset_json_is_refused(tmp_path):
         ('{"training": {}}', "'training' must be a list"),
         ('{"training": ["./imagesTr/a.nii.gz"]}', "needs an 'image' and a 'label'"),
         ('{"training": [{"image": 1, "label": 2}]}', "lists 1 where a file name belongs"),
-        ('{"training": [{"image": "a.nii", "label": "b.nii"}]}', "lists a.nii, which is missing"),
+        ('{"training": [{"image": "a.nii", "label": "b.nii"}]}', "^a.nii is listed in dataset.json but missing"),
     ],
 )
 def test_a_broken_dataset_json_is_refused_with_the_reason(tmp_path, text, message):
@@ -81,7 +84,7 @@ def test_a_broken_dataset_json_is_refused_with_the_reason(tmp_path, text, messag
 def test_a_listed_label_that_is_missing_is_named(tmp_path):
     folder = make_decathlon(tmp_path, ["liver_1", "liver_2"])
     (folder / "labelsTr" / "liver_2.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"lists ./labelsTr/liver_2.nii.gz, which is missing"):
+    with pytest.raises(InputError, match=r"^labelsTr/liver_2.nii.gz is listed in dataset.json but missing"):
         find_cases(folder)
 
 
@@ -97,7 +100,7 @@ def test_images_of_a_decathlon_folder_are_its_test_scans(tmp_path):
     folder = make_decathlon(tmp_path, ["liver_1"], tests=["liver_8.nii.gz", "liver_7.nii.gz"])
     assert [case_name(case["image"]) for case in find_images(folder)] == ["liver_7", "liver_8"]
     (folder / "imagesTs" / "liver_8.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"liver_8\.nii\.gz, which is missing"):
+    with pytest.raises(InputError, match=r"^imagesTs/liver_8\.nii\.gz is listed in dataset.json but missing"):
         find_images(folder)
 
 
@@ -107,9 +110,9 @@ def test_one_scan_is_a_list_of_one(tmp_path):
 
 
 def test_a_folder_without_scans_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"holds no .nii.gz or .nii file"):
+    with pytest.raises(InputError, match=r"holds no .nii.gz or .nii or .png or .tiff or .tif file"):
         find_images(tmp_path)
-    with pytest.raises(InputError, match=r"holds no .nii.gz or .nii file"):
+    with pytest.raises(InputError, match=r"holds no .nii.gz or .nii or .png or .tiff or .tif file"):
         find_images(make_decathlon(tmp_path / "all_labelled", ["liver_1"]))
 
 
@@ -122,7 +125,75 @@ def test_two_scans_with_one_result_name_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("x/liver_1.nii.gz", "liver_1"), ("a.b.nii", "a.b"), ("A.NII.GZ", "A"), ("nii.gz", "nii.gz"), ("x.gz", "x.gz")],
+    [
+        ("x/liver_1.nii.gz", "liver_1"),
+        ("a.b.nii", "a.b"),
+        ("A.NII.GZ", "A"),
+        ("nii.gz", "nii.gz"),
+        ("x.gz", "x.gz"),
+        ("cells/a.b.PNG", "a.b"),
+        ("a.tif", "a"),
+        ("a.tiff", "a"),
+        ("case_0000.nii.gz", "case_0000"),
+    ],
 )
 def test_case_names(path, name):
     assert case_name(path) == case_name(Path(path)) == name
+
+
+@pytest.mark.parametrize(
+    ("channels", "name"),
+    [
+        (["x/a_0000.nii.gz", "x/a_0001.nii.gz"], "a"),
+        (["case_12_0000.nii.gz"], "case_12"),
+        (["case_12.nii.gz"], "case_12"),
+        (["BraTS_001_t1.nii.gz", "BraTS_001_t1ce.nii.gz", "BraTS_001_flair.nii.gz"], "BraTS_001"),
+        (["BraTS_001_t1.nii.gz", "BraTS_001_t2.nii.gz"], "BraTS_001"),
+        (["sub-01_ses-1_T1w.nii.gz", "sub-01_ses-1_T2w.nii.gz"], "sub-01_ses-1"),
+        (["a_t1.nii.gz", "a_t1ce.nii.gz"], "a"),
+        (["t1.nii.gz", "flair.nii.gz"], "t1"),
+    ],
+)
+def test_a_case_of_several_files_has_the_name_they_have_in_common(channels, name):
+    assert case_name(channels) == case_name([Path(path) for path in channels]) == name
+
+
+def test_a_list_may_name_several_files_as_channels(tmp_path):
+    folder = make_decathlon(tmp_path, ["liver_1_t1", "liver_1_t2"])
+    entry = {
+        "image": ["imagesTr/liver_1_t1.nii.gz", "imagesTr/liver_1_t2.nii.gz"],
+        "label": "labelsTr/liver_1_t1.nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps({"training": [entry], "test": [entry["image"]]}))
+    paths = [str(folder / name) for name in entry["image"]]
+    assert find_cases(folder) == [{"image": paths, "label": str(folder / entry["label"])}]
+    assert find_images(folder) == [{"image": paths}]
+
+
+def test_files_that_a_list_leaves_out_are_no_fault_but_told(tmp_path):
+    folder = make_decathlon(tmp_path, ["liver_1", "liver_2"], tests=["liver_9.nii.gz"])
+    for extra in ["imagesTr/liver_3.nii.gz", "labelsTr/._liver_1.nii.gz", "imagesTs/liver_10.nii.gz"]:
+        (folder / extra).touch()
+    assert len(find_cases(folder)) == 2
+    (problem,) = survey_cases(folder).problems
+    assert (problem.kind, problem.file, problem.fatal) == ("unlisted file", "imagesTr/liver_3.nii.gz", False)
+
+
+def test_images_of_a_folder_of_channel_files_are_put_together_if_that_is_asked_for(tmp_path):
+    names = ["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert len(find_images(tmp_path)) == len(find_images(tmp_path, channels=1)) == 4
+    assert [case_name(case["image"]) for case in find_images(tmp_path, channels=2)] == ["a", "b"]
+    with pytest.raises(InputError, match="lacks its channel a_0002, 3 are needed"):
+        find_images(tmp_path, channels=3)
+    (tmp_path / "b_0002.nii.gz").touch()  # not a channel of two: these are numbers of scans
+    assert len(find_images(tmp_path, channels=2)) == 5
+
+
+def test_pictures_beside_volumes_are_previews(tmp_path):
+    for name in ["a.png", "b.tif"]:
+        (tmp_path / name).touch()
+    assert [case_name(case["image"]) for case in find_images(tmp_path)] == ["a", "b"]
+    (tmp_path / "c.nii.gz").touch()
+    assert [case_name(case["image"]) for case in find_images(tmp_path)] == ["c"]

@@ -139,6 +139,7 @@ class NetworkTests:
         assert messages[0] == messages[1]
         assert messages[0] in str(script_error.value)
 
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
     def test_same_logits_through_torchscript(self, network: UNet) -> None:
         file = io.BytesIO()
         torch.jit.save(torch.jit.script(network), file)
@@ -214,7 +215,7 @@ class TestInterpolated3D(
 
 class TestValidResidual2D(
     NetworkTests,
-    make=lambda: UNet(2, 1, 2, [4, 8], encoder="residual", padding="valid", upsampling="interpolated", norm="none"),
+    make=lambda: UNet(2, 1, 2, [4, 8], [3, 3], 2, 1, encoder="residual", padding="valid", upsampling="interpolated"),
     exported_axes=1,
 ): ...
 

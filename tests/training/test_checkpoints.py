@@ -66,12 +66,12 @@ def misshaped(state: dict[str, torch.Tensor]) -> dict[str, Any]:
     [
         (
             lambda s: {k: v for k, v in s.items() if k != "heads.0.bias"},
-            "1 of {n} tensors are missing, first 'heads",
+            "1 missing, 0 misshaped and 0 unknown tensors (first: heads",
         ),
-        (lambda s: {**s, "extra": torch.ones(1)}, "1 of {n} tensors are unknown to the network, first 'extra'"),
-        (lambda s: {f"module.{k}": v for k, v in s.items()}, "{n} of {n} tensors are missing"),
-        (misshaped, "1 of {n} tensors are of another shape, first 'heads.0.weight'"),
-        (lambda s: {**s, "heads.0.bias": "text"}, "1 of {n} tensors are of another shape, first 'heads.0.bias'"),
+        (lambda s: {**s, "extra": torch.ones(1)}, "0 missing, 0 misshaped and 1 unknown tensors (first: extra is unknown)"),
+        (lambda s: {f"module.{k}": v for k, v in s.items()}, "{n} missing, 0 misshaped and {n} unknown"),
+        (misshaped, "1 misshaped and 0 unknown tensors (first: heads.0.weight has shape"),
+        (lambda s: {**s, "heads.0.bias": "text"}, "1 misshaped and 0 unknown tensors (first: heads.0.bias has shape"),
         (lambda _s: [1, 2], "holds no state dict of a network"),
         (lambda _s: torch.ones(3), "holds no state dict of a network"),
     ],

@@ -54,6 +54,7 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan a bundle."""
     from unet_bundle.io import find_cases, read_description
+    from unet_bundle.io.files import write_text
     from unet_bundle.planning.bundle import bundle_files, to_json, write_bundle
     from unet_bundle.planning.card import load_card
     from unet_bundle.planning.fingerprint import measure_fingerprint
@@ -90,9 +91,7 @@ def run(args: argparse.Namespace) -> int:
     write_bundle(bundle_files(plan, fingerprint, card, scores), args.output)
     if args.dataset is not None and args.fingerprint is not None:
         args.fingerprint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.fingerprint.with_name(f".{args.fingerprint.name}.tmp")
-        temporary.write_text(to_json(fingerprint), encoding="utf-8")
-        temporary.replace(args.fingerprint)
+        write_text(args.fingerprint, to_json(fingerprint))
     say(f"Written to {args.output}; each choice and its reason: {args.output / 'docs' / 'README.md'}")
     say(f"Next: unet-bundle train {args.output} {args.dataset or 'DATASET'}")
     return EXIT_OK

@@ -2,7 +2,6 @@
 
 import gzip
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -17,6 +16,7 @@ from monai.data import MetaTensor, NibabelWriter
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.geometry import Affine, grid_difference
+from unet_bundle.io.files import replacing
 from unet_bundle.io.layouts import case_name
 from unet_bundle.io.readers import SPATIAL_AXES
 
@@ -120,12 +120,8 @@ class NiftiWriter(NibabelWriter):
         contents = image_class(self.data_obj, None, header).to_bytes()
         if path.name.lower().endswith(".gz"):
             contents = gzip.compress(contents, compresslevel=6, mtime=0)  # no time stamp: the same bytes every time
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        try:
+        with replacing(path) as temporary:
             temporary.write_bytes(contents)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         if verbose:
             logger.info("wrote %s", path.name)
 

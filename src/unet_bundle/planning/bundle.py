@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.io.files import write_text
 from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.docs import bundle_readme, data_license
 from unet_bundle.planning.plan import Plan
@@ -137,11 +138,7 @@ def write_bundle(files: Mapping[str, str], output: Path) -> None:
         raise ConfigError(f"{output} is not empty and not a bundle of unet-bundle: give a new or an empty folder.")
     # metadata.json last: a folder that has it is complete.
     for name in sorted(files, key=lambda name: name == "configs/metadata.json"):
-        path = output / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(files[name], encoding="utf-8", newline="\n")
-        temporary.replace(path)
+        write_text(output / name, files[name])
     (output / "models").mkdir(exist_ok=True)
 
 

@@ -17,12 +17,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from unet_bundle.errors import CheckpointError
+from unet_bundle.io.files import replacing
 from unet_bundle.training.distributed import is_main_process, wait_for_others
 
 logger = logging.getLogger(__name__)
 
 LAST = "last.pt"
 BEST = "best.pt"
+LONGEST_REASON = 300
+"""Characters of a foreign network's complaint about weights: torch lists every tensor."""
 REPLACED = "replaced.pt"
 """The bundle's weights before the last ones that took their place: in the run's folder, weights are dear."""
 
@@ -34,13 +37,8 @@ def bare(network: nn.Module) -> nn.Module:
 
 def save_atomically(content: Any, path: Path) -> None:
     """Write `content` with ``torch.save`` so that `path` is either the old file or the complete new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         torch.save(content, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Any:
@@ -78,19 +76,13 @@ def load_weights(network: nn.Module, state: Any, name: str) -> None:
     for key in ("model", "network"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    expected = bare(network).state_dict()
     if not isinstance(state, dict):
         raise CheckpointError(f"{name} holds no state dict of a network: give the weights this bundle was trained to.")
-    missing = [key for key in expected if key not in state]
-    unknown = [key for key in state if key not in expected]
-    misshaped = [k for k in expected if k in state and getattr(state[k], "shape", None) != expected[k].shape]
-    for keys, what in ((missing, "missing"), (unknown, "unknown to the network"), (misshaped, "of another shape")):
-        if keys:
-            raise CheckpointError(
-                f"{name} does not fit the network: {len(keys)} of {len(expected)} tensors are {what},"
-                f" first {keys[0]!r}; use the network_def it was trained with."
-            )
-    bare(network).load_state_dict(state)
+    try:
+        bare(network).load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).removeprefix("These weights do not fit the network: ")
+        raise CheckpointError(f"{name} does not fit the network: {reason[:LONGEST_REASON]}") from error
 
 
 class CheckpointLoader(monai.handlers.CheckpointLoader):

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from tqdm import tqdm
 
+from unet_bundle.io.files import replacing
 from unet_bundle.training.distributed import is_main_process
 
 logger = logging.getLogger(__name__)
@@ -112,11 +113,8 @@ class TrainingLog:
         if self._rows is None:
             self._rows = self._rows_before(row[0])
         self._rows.append(row)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([self.COLUMNS, *self._rows])
-        temporary.replace(self.path)
 
     def _rows_before(self, epoch: int) -> list[Sequence[Any]]:
         """The rows that stand: a resumed run keeps those before it, not those of epochs that are trained again."""

@@ -17,10 +17,7 @@ logger = logging.getLogger(__name__)
 FOLDER_PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"))
 """Folders of images and labels whose files are paired by name."""
 
-_KNOWN = (
-    "dataset.json with a 'training' list (Decathlon), dataset.json with imagesTr and labelsTr (nnU-Net), images/ and "
-    "labels/ with files of the same names, or sub-*/anat with derivatives/*/sub-*/anat (BIDS)"
-)
+_KNOWN = "a 'training' list in dataset.json, nnU-Net's raw data, images/ and labels/, BIDS derivatives"
 
 
 def survey_cases(
@@ -153,8 +150,8 @@ def _by_looking(folder: Path) -> Survey:
         surveys.append(bids)
     if not surveys:
         raise InputError(
-            f"the folder {folder.name} has no dataset.json and fits no other layout: give a data set with {_KNOWN}, "
-            "or state image_files and label_files in a task card"
+            f"the folder {folder.name} has no dataset.json and no other layout that is known ({_KNOWN}): "
+            "state image_files and label_files in a task card"
         )
     # dataset.json states what belongs together; what it says nothing of is looked for.
     fitting = [found for found in surveys if found.cases or found.problems] or surveys

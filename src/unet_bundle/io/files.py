@@ -1,0 +1,32 @@
+"""Files that are either the old ones or complete new ones."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to, and put it in the place of `path` if all went well.
+
+    Args:
+        path: the file to write; its folder is made if missing.
+
+    Yields:
+        Where to write; nothing of it remains if the body raises.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The endings stay, since some writers choose the format by them; two processes must not share a temporary file.
+    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 with Unix line ends, all or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
