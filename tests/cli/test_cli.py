@@ -195,8 +195,8 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unet_bundle.io.find_cases", interrupt)
-    assert main(["plan", str(tmp_path), "--output", str(tmp_path / "bundle")]) == 130
+    monkeypatch.setattr("unet_bundle.phantom.make_phantom", interrupt)
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
 
 

@@ -104,7 +104,7 @@ def test_input_that_is_not_there(bundle: Path, tmp_path: Path, capsys: pytest.Ca
     assert "none.nii.gz does not exist" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main(["predict", str(bundle), str(tmp_path / "empty"), str(tmp_path / "out")]) == 1
-    assert "holds no .nii.gz or .nii file" in capsys.readouterr().err
+    assert "the folder empty holds no " in capsys.readouterr().err
 
 
 def test_output_that_is_a_file(bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

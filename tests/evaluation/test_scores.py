@@ -12,9 +12,11 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from unet_bundle.errors import InputError
+from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.evaluation import MeanDice, SaveScores
-from unet_bundle.evaluation.scores import describe, dice_table, score_report
+from unet_bundle.evaluation.metrics import ClassScores, case_scores
+from unet_bundle.evaluation.report import as_table, describe, score_report
+from unet_bundle.evaluation.scores import dice_table
 from unet_bundle.io import LoadImaged, find_cases
 
 LABELS = {"background": 0, "vessel": 3, "lobe": 1, "bean": 2}
@@ -52,15 +54,33 @@ def test_absent_classes():
     assert dice_table(full, full, 3) == [1.0, None]
 
 
+ABSENT = ClassScores()
+
+
 def test_means_leave_out_what_was_nowhere_to_be_found():
-    rows = {"b": [1.0, None, None], "a": [0.5, 0.25, None]}
-    report = score_report(rows, CLASSES)
+    rows = {
+        "b": [ClassScores(1.0, 2.0, 1.0, 0.5, 0.0), ABSENT, ABSENT],
+        "a": [ClassScores(0.5, 4.0, 0.5, -0.25, 0.0), ClassScores(0.0, 99.0, 0.0, -3.0, 1.0), ABSENT],
+    }
+    report = score_report(rows, CLASSES, [1.0, 2.0, 1.0])
 
     assert list(report["cases"]) == ["a", "b"]
-    assert report["classes"] == {"lobe": 0.75, "bean": 0.25, "vessel": None}
-    assert report["mean"] == 0.5
-    assert describe(report) == "lobe 0.7500, bean 0.2500, vessel -, mean 0.5000"
-    assert score_report({}, CLASSES)["mean"] is None
+    assert report["classes"] == {"lobe": 0.75, "bean": 0.0, "vessel": None}
+    assert report["mean"] == 0.375
+    assert report["metrics"]["hd95"]["classes"] == {"lobe": 3.0, "bean": 99.0, "vessel": None}
+    assert report["metrics"]["surface_dice"]["tolerance_mm"] == {"lobe": 1.0, "bean": 2.0, "vessel": 1.0}
+    assert report["metrics"]["volume_difference"]["classes"]["lobe"] == 0.125
+    assert report["one_sided"] == {"lobe": 0, "bean": 1, "vessel": 0}
+    assert report["worst"] == ["a", "b"]
+    assert describe(report) == "lobe 0.7500, bean 0.0000, vessel -, mean 0.3750"
+    assert [line.split() for line in as_table(report)[1:]] == [
+        ["lobe", "0.7500", "3.00", "0.7500", "+0.12"],
+        ["bean", "0.0000", "99.00", "0.0000", "-3.00"],
+        ["vessel", "-", "-", "-", "-"],
+        ["mean", "0.3750", "51.00", "0.3750", "-1.44"],
+    ]
+    assert len({len(line) for line in as_table(report)}) == 1, "columns are aligned"
+    assert score_report({}, CLASSES, [1.0] * 3)["mean"] is None
 
 
 # --- the files --------------------------------------------------------------------------------------------------
@@ -76,10 +96,10 @@ def cases(phantom_data: Path) -> list[dict[str, MetaTensor]]:
     return loaded
 
 
-def scored(items: list[Any], folder: Path) -> dict[str, Any]:
+def scored(items: list[Any], folder: Path, **options: Any) -> dict[str, Any]:
     """Run an engine over `items`, two a batch, and read scores.json."""
     engine = Engine(lambda _engine, batch: batch)
-    SaveScores(LABELS, str(folder)).attach(engine)
+    SaveScores(LABELS, str(folder), **options).attach(engine)
     engine.run([items[:2], items[2:]] if len(items) > 2 else [items])
     report: dict[str, Any] = json.loads((folder / "scores.json").read_text())
     return report
@@ -103,12 +123,47 @@ def test_both_files_hold_the_dice_of_each_case_and_class(cases, tmp_path):
 
     with (tmp_path / "eval" / "scores.csv").open() as file:
         table = list(csv.reader(file))
-    assert table[0] == ["case", *CLASSES]
-    rows = {**report["cases"], "mean": report["classes"]}
-    assert [row[0] for row in table[1:]] == list(rows)
+    tables = [report, *(report["metrics"][key] for key in ("hd95", "surface_dice", "volume_difference"))]
+    endings = ["", "_hd95_mm", "_surface_dice", "_volume_difference_ml"]
+    assert table[0] == ["case", *(f"{name}{ending}" for ending in endings for name in CLASSES)]
+    assert [row[0] for row in table[1:]] == [*report["cases"], "mean"]
     for name, *values in table[1:]:
-        assert [float(v) for v in values] == pytest.approx(list(rows[name].values()), abs=1e-6)
+        rows = [kind["classes"] if name == "mean" else kind["cases"][name] for kind in tables]
+        assert [float(v) for v in values] == pytest.approx([row[c] for row in rows for c in CLASSES], abs=1e-6)
     assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == ["scores.csv", "scores.json"]
+
+
+def test_distances_are_in_mm_of_the_label_file(cases, tmp_path):
+    report = scored(cases, tmp_path, surface_tolerance={"bean": 2.5})
+    for item, name in zip(cases, report["cases"], strict=True):
+        prediction, label = (item[key][0].numpy().astype(np.int32) for key in ("pred", "label"))
+        expected = case_scores(prediction, label, 4, item["label"].affine.numpy(), [1.0, 2.5, 1.0])
+        for key in ("hd95", "surface_dice", "volume_difference"):
+            values = list(report["metrics"][key]["cases"][name].values())
+            assert values == pytest.approx([getattr(row, key) for row in expected])
+    assert report["one_sided"] == {"lobe": 0, "bean": 0, "vessel": 1}
+
+
+def test_the_worst_cases_are_drawn_and_older_pictures_go(cases, tmp_path):
+    (tmp_path / "worst_3_of_before.png").touch()
+    report = scored(cases, tmp_path, worst_cases=2)
+    means = {name: np.mean(list(values.values())) for name, values in report["cases"].items()}
+    assert report["worst"] == sorted(means, key=means.__getitem__)[:2]
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert pictures == [f"worst_{rank}_{name}.png" for rank, name in enumerate(report["worst"], start=1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"worst_cases": -1}, "worst_cases is -1"),
+        ({"surface_tolerance": {"lob": 1.0}}, "'lob', which is no class"),
+        ({"surface_tolerance": -1.0}, "is -1.0: give a length in mm"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(options, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        SaveScores(LABELS, str(tmp_path), **options)
 
 
 def test_the_mean_of_the_run_is_the_mean_of_the_cases(cases):

@@ -102,7 +102,7 @@ def cli(tmp_path: Path) -> CommandLine:
 
 @pytest.fixture(scope="module")
 def trained(tiny_files: dict[str, str], phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny bundle, trained for an epoch by the MONAI CLI; not to be changed: `copy_of` makes one that may be."""
+    """A tiny bundle, trained for two epochs by the MONAI CLI; not to be changed: `bundle` is a copy that may be."""
     folder = tmp_path_factory.mktemp("trained")
     write_bundle(tiny_files, folder / "bundle")
     arguments = ["--dataset_dir", phantom_data, "--max_epochs", "2", "--num_workers", "0"]

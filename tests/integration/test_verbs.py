@@ -134,7 +134,7 @@ def test_other_channel_counts_are_noticed(side: str, bundle: Path) -> None:
         check()
 
 
-@pytest.mark.parametrize("key", ["version", "changelog", "task", "network_data_format", "authors"])
+@pytest.mark.parametrize("key", ["version", "task", "network_data_format"])
 def test_missing_metadata_is_noticed(key: str, bundle: Path, schema: Path) -> None:
     metadata = bundle / "configs" / "metadata.json"
     verify_metadata(meta_file=str(metadata), filepath=str(schema))

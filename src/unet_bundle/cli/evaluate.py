@@ -14,7 +14,8 @@ FILES = ("inference.json", "evaluate.json")
 
 EPILOG = f"""\
 Predictions go to the scans' own grids and are compared with the untouched label files there.
-Writes the predictions, scores.csv and scores.json (Dice of each case and class) to the output folder.
+Writes to the output folder: the predictions; scores.csv and scores.json, for each case and class with Dice, HD95,
+surface Dice and the difference of the volumes; pictures of the worst cases.
 {OVERRIDES_HELP}
 
 examples:
@@ -45,6 +46,8 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate a bundle."""
+    from unet_bundle.evaluation.report import as_table
+
     output = args.output_dir or args.bundle / "eval"
     own = {"dataset_dir": str(args.dataset), "output_dir": str(output), "fold": args.fold, "part": args.part}
     overrides = parse_overrides(args.overrides, own)
@@ -56,8 +59,11 @@ def run(args: argparse.Namespace) -> int:
     workflow.run()
     workflow.finalize()
     report = json.loads((output / "scores.json").read_text(encoding="utf-8"))
-    say(f"Dice on the original grid, {len(report['cases'])} cases:")
-    for name, value in [*report["classes"].items(), ("mean", report["mean"])]:
-        say(f"  {name:20} {'-' if value is None else format(value, '.4f')}")
-    say(f"Each case: {output / 'scores.csv'}")
+    say(f"Means of {len(report['cases'])} cases, on their original grids:")
+    for line in as_table(report):
+        say(f"  {line}")
+    one_sided = sum(report["one_sided"].values())
+    if one_sided:
+        say(f"{one_sided} times a class is in only one of label and prediction; counted as the worst case.")
+    say(f"Each case: {output / 'scores.csv'}; worst: {', '.join(report['worst']) or '-'}")
     return EXIT_OK

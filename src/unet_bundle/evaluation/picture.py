@@ -54,15 +54,40 @@ def overlay_picture(
     Raises:
         ValueError: `image` is neither 2D nor 3D, or a label map has another shape.
     """
+    views = pick_views(image, truth, prediction, labels, affine=affine)
+    return draw_views(views, labels, path, title, colors=colors, dice=dice)
+
+
+def pick_views(
+    image: npt.ArrayLike,
+    truth: npt.ArrayLike | None,
+    prediction: npt.ArrayLike | None,
+    labels: Mapping[str, int],
+    *,
+    affine: npt.ArrayLike | None = None,
+) -> list[View]:
+    """The cuts that `overlay_picture` shows, to be kept in place of the volumes; see there for arguments and errors."""
     voxels = _squeezed(np.asarray(image))
     if voxels.ndim not in (2, 3):
         raise ValueError(f"A picture needs one channel of a 2D or 3D image, not an array of shape {voxels.shape}.")
     masks = [_label_map(truth, "truth", voxels.shape), _label_map(prediction, "prediction", voxels.shape)]
-    structures = {name: value for name, value in labels.items() if value != 0}
+    values = [value for value in labels.values() if value != 0]
     if voxels.ndim == 3:
-        views = volume_views(voxels, masks[0], masks[1], list(structures.values()), affine)
-    else:
-        views = [flat_view(voxels, masks[0], masks[1], affine)]
+        return volume_views(voxels, masks[0], masks[1], values, affine)
+    return [flat_view(voxels, masks[0], masks[1], affine)]
+
+
+def draw_views(
+    views: Sequence[View],
+    labels: Mapping[str, int],
+    path: Path,
+    title: str = "",
+    *,
+    colors: Mapping[str, Sequence[int]] | None = None,
+    dice: Mapping[str, float] | None = None,
+) -> Path:
+    """Draw cuts as `overlay_picture` does; see there for arguments."""
+    structures = {name: value for name, value in labels.items() if value != 0}
     figure = _panels(views, structures, colors_by_name(structures, colors), dice or {}, title)
     save_png(figure, path)
     return path

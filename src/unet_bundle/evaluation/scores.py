@@ -1,24 +1,26 @@
-"""Scores on the scan's own grid, against the untouched label file: a table of cases and classes, as CSV and JSON."""
+"""Scores on the scan's own grid, against the untouched label file, written at the end of an evaluation."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import monai.handlers
+import numpy as np
+import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import from_engine
-from monai.metrics import DiceMetric
 from monai.utils import evenly_divisible_all_gather, string_list_all_gather
 
-from unet_bundle.errors import InputError
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.evaluation.metrics import SURFACE_TOLERANCE_MM, ClassScores, case_scores, dice_scores
+from unet_bundle.evaluation.report import as_csv, describe, mean_of, score_report
+from unet_bundle.evaluation.worst import WorstCases
 from unet_bundle.geometry import grid_difference
 from unet_bundle.io import case_name
 
@@ -54,30 +56,41 @@ def dice_table(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) 
         One value a class. None where the class is in neither: nothing was to be found and nothing was, which is no
         measure of overlap. 0 where it is in one of them only.
     """
-    metric = DiceMetric(include_background=False, num_classes=num_classes, ignore_empty=True)
-    values = torch.as_tensor(metric(prediction[None].long(), label[None].long()))
-    table: list[float | None] = []
-    for index, value in enumerate(values[0].tolist(), start=1):
-        if not math.isnan(value):
-            table.append(value)
-        else:
-            table.append(0.0 if bool((prediction == index).any()) else None)
-    return table
+    return dice_scores(_classes(prediction), _classes(label), num_classes)
 
 
 class SaveScores:
-    """Scores every case against its label file and writes ``scores.csv`` and ``scores.json``.
+    """Scores every case against its label file and writes ``scores.csv``, ``scores.json`` and pictures of the worst.
+
+    Dice, the 95th percentile of the Hausdorff distance (mm), surface Dice and the difference of the volumes (ml), of
+    each class and case: see `unet_bundle.evaluation.metrics` for their definitions and for absent classes, and
+    `unet_bundle.evaluation.report` for the files.
 
     Args:
         labels: name of each class and its value.
-        output_dir: where the two files go.
+        output_dir: where the files go.
+        surface_tolerance: mm within which two surfaces agree: one for all classes or by name (others have 1 mm).
+        worst_cases: how many of the cases of lowest mean Dice are drawn, as ``worst_1_<case>.png`` and so on.
+
+    Raises:
+        ConfigError: if a tolerance is no length or is given for no class, or `worst_cases` is below 0.
     """
 
-    def __init__(self, labels: Mapping[str, int], output_dir: str) -> None:
+    def __init__(
+        self,
+        labels: Mapping[str, int],
+        output_dir: str,
+        surface_tolerance: float | Mapping[str, float] = SURFACE_TOLERANCE_MM,
+        worst_cases: int = 0,
+    ) -> None:
         self.classes = [name for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0]
+        self.tolerances = _tolerances(surface_tolerance, self.classes)
         self.folder = Path(output_dir)
+        if worst_cases < 0:
+            raise ConfigError(f"worst_cases is {worst_cases}: give a number of pictures, 0 for none")
+        self.worst = WorstCases(labels, worst_cases)
         self._names: list[str] = []
-        self._rows: list[list[float | None]] = []
+        self._rows: list[list[ClassScores]] = []
 
     def attach(self, engine: Engine) -> None:
         """Score after each iteration of `engine`, write after its epoch."""
@@ -88,75 +101,84 @@ class SaveScores:
     def _start(self, _engine: Engine) -> None:
         self._names.clear()
         self._rows.clear()
+        self.worst.clear()
 
     def _score(self, engine: Engine) -> None:
         output: Any = engine.state.output
         for item in output:
-            prediction, label = item["pred"], item["label"]
+            label = item["label"]
             name = case_name(label.meta["filename_or_obj"])
-            difference = grid_difference(
-                prediction.shape[1:], prediction.affine.numpy(), label.shape[1:], label.affine.numpy()
-            )
+            grid, affine = _affine(item["pred"]), _affine(label)
+            difference = grid_difference(item["pred"].shape[1:], grid, label.shape[1:], affine)
             if difference is not None:
                 raise InputError(f"{name}: image and label are not on one grid: {difference}; correct the label file.")
-            _check_values(label, len(self.classes) + 1, name)
+            num_classes = len(self.classes) + 1
+            _check_values(label, num_classes, name)
+            prediction, truth = _classes(item["pred"]), _classes(label)
+            scores = case_scores(prediction, truth, num_classes, affine, self.tolerances)
             self._names.append(name)
-            self._rows.append(dice_table(prediction, label, len(self.classes) + 1))
+            self._rows.append(scores)
+            if self.worst.count and "image" in item:
+                image = item["image"]
+                scan = image[0].detach().cpu().numpy(), _affine(image)
+                self.worst.offer(name, mean_of([row.dice for row in scores]), scan, (truth, affine), prediction)
 
     def _write(self, engine: Engine) -> None:
-        names, rows = _gathered(self._names, self._rows)
+        first = getattr(engine.state, "rank", 0) == 0
+        if first:  # before the processes meet: each then draws the cases that it has seen
+            for picture in self.folder.glob("worst_[0-9]*_*.png"):
+                picture.unlink()
+        names, rows = _gathered(self._names, self._rows, len(self.classes))
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"Several label files are named {twice[0]}: name each case differently.")
-        if getattr(engine.state, "rank", 0) != 0:
-            return
-        report = score_report(dict(zip(names, rows, strict=True)), self.classes)
+        report = score_report(
+            dict(zip(names, rows, strict=True)), self.classes, self.tolerances, worst_cases=self.worst.count
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.worst.draw(self.folder, report)
+        if not first:
+            return
         _write_text(self.folder / "scores.json", json.dumps(report, indent=2) + "\n")
-        _write_text(self.folder / "scores.csv", _as_csv(report, self.classes))
+        _write_text(self.folder / "scores.csv", as_csv(report))
         logger.info("Dice on the original grid, %d cases: %s.", len(names), describe(report))
 
 
-def score_report(rows: Mapping[str, list[float | None]], classes: list[str]) -> dict[str, Any]:
-    """The content of ``scores.json``: a value a case and class, the mean of each class and of all classes.
+def _tolerances(stated: float | Mapping[str, float], classes: Sequence[str]) -> list[float]:
+    """Tolerance of each class in mm."""
+    by_name = stated if isinstance(stated, Mapping) else dict.fromkeys(classes, stated)
+    for name, value in by_name.items():
+        if name not in classes:
+            raise ConfigError(f"surface_tolerance is given for {name!r}, which is no class: {', '.join(classes)} are")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ConfigError(f"surface_tolerance of {name!r} is {value!r}: give a length in mm")
+    return [float(by_name.get(name, SURFACE_TOLERANCE_MM)) for name in classes]
 
-    Args:
-        rows: Dice of each class by case; None where the class is in neither label nor prediction.
-        classes: names of the classes, in the order of the rows.
-    """
-    cases = {name: dict(zip(classes, rows[name], strict=True)) for name in sorted(rows)}
-    means = {c: _mean([case[c] for case in cases.values()]) for c in classes}
-    return {"metric": "dice", "grid": "original", "mean": _mean(list(means.values())), "classes": means, "cases": cases}
+
+def _classes(label: torch.Tensor) -> npt.NDArray[np.uint16]:
+    """Class indices [*spatial] of a label map [1, *spatial]."""
+    indices: npt.NDArray[np.uint16] = label[0].detach().cpu().numpy().astype(np.uint16)
+    return indices
 
 
-def describe(report: Mapping[str, Any]) -> str:
-    """One line: the mean of each class and of all."""
-    parts = [f"{name} {'-' if value is None else format(value, '.4f')}" for name, value in report["classes"].items()]
-    mean = report["mean"]
-    return ", ".join([*parts, f"mean {'-' if mean is None else format(mean, '.4f')}"])
+def _affine(image: Any) -> npt.NDArray[np.float64]:
+    """Affine of a `MetaTensor` as 4x4: MONAI has 3x3 for planes, which count as 1 mm thick."""
+    stated = image.affine.detach().cpu().numpy().astype(np.float64)
+    axes = len(stated) - 1
+    affine = np.eye(4)
+    affine[:axes, :axes], affine[:axes, 3] = stated[:axes, :axes], stated[:axes, -1]
+    return affine
 
 
 def _check_values(label: torch.Tensor, num_classes: int, name: str) -> None:
+    whole = bool((label == label.round()).all()) if label.is_floating_point() else True
+    if whole and int(label.min()) >= 0 and int(label.max()) < num_classes:
+        return
     unknown = [value for value in torch.unique(label).tolist() if value not in range(num_classes)]
-    if unknown:
-        raise InputError(
-            f"{name}: the label file holds the value {unknown[0]:g}, the classes are 0 to {num_classes - 1}: correct it"
-            " or use a bundle that was planned for it."
-        )
-
-
-def _mean(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return math.fsum(present) / len(present) if present else None
-
-
-def _as_csv(report: Mapping[str, Any], classes: list[str]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["case", *classes])
-    for name, values in [*report["cases"].items(), ("mean", report["classes"])]:
-        writer.writerow([name, *("" if values[c] is None else f"{values[c]:.6f}" for c in classes)])
-    return buffer.getvalue()
+    raise InputError(
+        f"{name}: the label file holds the value {unknown[0]:g}, the classes are 0 to {num_classes - 1}: correct it"
+        " or use a bundle that was planned for it."
+    )
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -165,10 +187,15 @@ def _write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _gathered(names: list[str], rows: list[list[float | None]]) -> tuple[list[str], list[list[float | None]]]:
+def _gathered(
+    names: list[str], rows: list[list[ClassScores]], classes: int
+) -> tuple[list[str], list[list[ClassScores]]]:
     """Names and rows of all processes of a distributed run."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return names, rows
-    table = torch.tensor([[math.nan if v is None else v for v in row] for row in rows], dtype=torch.float64)
-    table = evenly_divisible_all_gather(table, concat=True)
-    return string_list_all_gather(names), [[None if math.isnan(v) else v for v in row] for row in table.tolist()]
+    values = [[[math.nan if v is None else v for v in scores] for scores in row] for row in rows]
+    table = torch.tensor(values, dtype=torch.float64).reshape(len(rows), classes, len(ClassScores._fields))
+    gathered = evenly_divisible_all_gather(table, concat=True).tolist()
+    return string_list_all_gather(names), [
+        [ClassScores(*(None if math.isnan(v) else v for v in scores)) for scores in row] for row in gathered
+    ]

@@ -170,7 +170,7 @@ def _shrink_to_fit(
 
 
 def _cut(planned: Architecture, axis: int, choices: Choices, spacing: Sequence[float]) -> Architecture | None:
-    """The architecture with the patch one step shorter along an axis; None if nothing would be left.
+    """The architecture with the patch one step shorter along an axis; None if too little would be left.
 
     The step is the total stride that the axis has after the cut, not before: 256 with a total stride of 64 goes on to
     224, which needs 32 only.
@@ -180,7 +180,7 @@ def _cut(planned: Architecture, axis: int, choices: Choices, spacing: Sequence[f
     for _ in range(2):
         wanted = list(planned.patch_size)
         wanted[axis] -= step
-        if wanted[axis] < 1:
+        if wanted[axis] < topology.MIN_FEATURE_EDGE:
             return None
         cut = _architecture(choices.network, channels, spacing, wanted)
         step = topology.total_stride(cut.network["strides"])[axis]

@@ -1,6 +1,7 @@
 """The task card: what a person states about a data set and no program can find out."""
 
 import difflib
+import math
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -46,6 +47,8 @@ class TaskCard:
         image_files: Pattern of the image files, such as ``*/{case}.nii.gz``, or one for each channel, for data sets
             whose layout is not known (see `unet_bundle.io.survey_cases`).
         label_files: Pattern of the label files; stated with `image_files` or not at all.
+        surface_tolerance: Distance in mm within which two surfaces agree, for the surface Dice: one for all labels, or
+            by label name (the others have 1 mm).
         folds: Number of cross-validation folds.
         seed: Seed of the folds and of training.
         overrides: Values of the plan by name that take the place of the planned ones.
@@ -68,6 +71,7 @@ class TaskCard:
     splits_file: str | None = None
     image_files: str | list[str] | None = None
     label_files: str | None = None
+    surface_tolerance: float | dict[str, float] = 1.0
     folds: int = 5
     seed: int = 0
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -111,6 +115,7 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
     _check_terms(card, where)
     _check_pairs(card, where)
     _check_files(card, where)
+    _check_tolerance(card, where)
     _check_rest(card, where)
     return card
 
@@ -270,6 +275,19 @@ def _check_files(card: TaskCard, where: str) -> None:
     patterns = card.image_files if isinstance(card.image_files, list) else [card.image_files]
     if card.image_files is not None and not (patterns and all(isinstance(pattern, str) for pattern in patterns)):
         raise ConfigError(f"{where}: image_files must be a pattern or a list of patterns, not {card.image_files!r}")
+
+
+def _check_tolerance(card: TaskCard, where: str) -> None:
+    stated = card.surface_tolerance
+    by_name = stated if isinstance(stated, dict) else {"all labels": stated}
+    for name, value in by_name.items():
+        if isinstance(stated, dict) and (name not in card.labels or name == BACKGROUND):
+            clause = close_match(str(name), [label for label in card.labels if label != BACKGROUND])
+            raise ConfigError(f"{where}: surface_tolerance names {name!r}, which is no label: {clause}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ConfigError(
+                f"{where}: surface_tolerance of {name} must be a length in mm, such as 1.0, not {value!r}"
+            )
 
 
 def _check_rest(card: TaskCard, where: str) -> None:

@@ -10,9 +10,9 @@ connections. With b bytes per element (4 in float32, 2 in bfloat16 and float16),
     inference = B (b (skip connections + INFERENCE_MAPS x largest map) + 4 x logits) + 4 P
 
 where the logits are those of all outputs that are supervised. The constants are fitted to peaks of 0.2 to 2 GiB
-measured on a CPU with torch 2.13: 2D and 3D, plain and residual, 3 to 60 classes, both precisions. The forecast is 2 to
-16 % above what the tensors take; the C library's allocator, which keeps freed memory in pieces, adds up to 30 % to that,
-differently from run to run. ``tests/planning/test_memory.py`` measures again.
+measured on a CPU with torch 2.13: 2D and 3D, plain and residual, 3 to 60 classes, both precisions. The forecast is 2
+to 16 % above what the tensors take; the C library's allocator, which keeps freed memory in pieces, adds up to 30 % to
+that, differently from run to run. ``tests/planning/test_memory.py`` measures again.
 """
 
 from collections.abc import Mapping, Sequence

@@ -47,6 +47,7 @@ class Plan:
         reasons: Name of a choice (``network.strides`` for an argument of the network) to one sentence on why.
         image_files: Patterns of the image files as the task card states them, or None for a known layout.
         label_files: Pattern of the label files, or None.
+        surface_tolerance: Tolerance of the surface Dice in mm: of all labels, or by label name.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Plan:
     reasons: dict[str, str]
     image_files: str | list[str] | None = None
     label_files: str | None = None
+    surface_tolerance: float | dict[str, float] = 1.0
 
 
 def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarget = "cpu") -> Plan:
@@ -161,6 +163,7 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
         reasons=choices.reasons,
         image_files=card.image_files,
         label_files=card.label_files,
+        surface_tolerance=card.surface_tolerance,
     )
     if plan.val_interval > plan.max_epochs:
         raise ConfigError(

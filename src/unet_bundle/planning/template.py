@@ -177,6 +177,8 @@ def evaluate_config(plan: Plan) -> Config:
         "split_seed": plan.seed,
         "labels": plan.labels,
         "num_classes": len(plan.labels),
+        "surface_tolerance": plan.surface_tolerance,
+        "worst_cases": 3,
         "loading": {
             "_target_": "Compose",
             "transforms": ["@preprocessing", {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1}],
@@ -185,7 +187,13 @@ def evaluate_config(plan: Plan) -> Config:
         "key_metric": {"val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}},
         "+evaluator": {"key_val_metric": "@key_metric"},
         "+handlers": [
-            {"_target_": "unet_bundle.evaluation.SaveScores", "labels": "@labels", "output_dir": "@output_dir"}
+            {
+                "_target_": "unet_bundle.evaluation.SaveScores",
+                "labels": "@labels",
+                "output_dir": "@output_dir",
+                "surface_tolerance": "@surface_tolerance",
+                "worst_cases": "@worst_cases",
+            }
         ],
         "initialize": [{"_target_": START, "config_files": "@config_files"}],
         "run": ["$@evaluator.run()"],

@@ -8,7 +8,16 @@ from typing import Any
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io.layouts.bids import survey_bids
 from unet_bundle.io.layouts.description import read_dataset_json
-from unet_bundle.io.layouts.names import SUFFIXES, FilePath, existing_folder, is_scan, relative_name, scans_in
+from unet_bundle.io.layouts.names import (
+    PICTURE_SUFFIXES,
+    SUFFIXES,
+    VOLUME_SUFFIXES,
+    FilePath,
+    existing_folder,
+    is_scan,
+    relative_name,
+    scans_in,
+)
 from unet_bundle.io.layouts.patterns import survey_patterns
 from unet_bundle.io.layouts.survey import Case, Survey, group_channels, pair_folders, sorted_by_name
 
@@ -126,7 +135,8 @@ def find_images(dataset_dir: FilePath | None, channels: int | None = None) -> li
     scans = scans_in(folder)
     if not scans:
         raise InputError(
-            f"the folder {folder.name} holds no {' or '.join(SUFFIXES)} file: give the folder of the scans"
+            f"the folder {folder.name} holds no {' or '.join(VOLUME_SUFFIXES)} file "
+            f"and no picture ({', '.join(PICTURE_SUFFIXES)}): give the folder of the scans"
         )
     if channels is not None and channels > 1:
         return sorted_by_name(group_channels(scans, channels))

@@ -1,0 +1,108 @@
+"""The files of an evaluation: ``scores.json`` with everything, ``scores.csv`` for a spreadsheet, a table to read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from unet_bundle.evaluation.metrics import ABSENT, ClassScores
+
+COLUMNS = {
+    "hd95": ("hd95_mm", "HD95 (mm)", ".2f"),
+    "surface_dice": ("surface_dice", "surface Dice", ".4f"),
+    "volume_difference": ("volume_difference_ml", "volume difference (ml)", "+.2f"),
+}
+"""Beside Dice: name of each metric, what is put behind the class's name in scores.csv, head and format in the table."""
+
+
+def score_report(
+    rows: Mapping[str, Sequence[ClassScores]], classes: Sequence[str], tolerances: Sequence[float], worst_cases: int = 3
+) -> dict[str, Any]:
+    """The content of ``scores.json``.
+
+    Args:
+        rows: scores of each class by case.
+        classes: names of the classes, in the order of the rows.
+        tolerances: mm, of the surface Dice of each class.
+        worst_cases: how many cases to name.
+
+    Returns:
+        Dice under ``mean`` (of the classes' means), ``classes`` (means of the cases) and ``cases``; each other metric
+        in the same form under ``metrics`` by name; ``one_sided`` counts, for each class, the cases that have it in only
+        one of label and prediction; ``absent`` says what became of them; ``worst`` names the cases of lowest mean Dice.
+        Means leave out null.
+    """
+    cases = sorted(rows)
+
+    def table(metric: Callable[[ClassScores], float | None]) -> dict[str, Any]:
+        values = {case: dict(zip(classes, map(metric, rows[case]), strict=True)) for case in cases}
+        means = {name: mean_of([case[name] for case in values.values()]) for name in classes}
+        return {"mean": mean_of(list(means.values())), "classes": means, "cases": values}
+
+    dice = table(lambda scores: scores.dice)
+    means = {case: mean_of(list(values.values())) for case, values in dice["cases"].items()}
+    ranked = sorted((mean, case) for case, mean in means.items() if mean is not None)
+    return {
+        "metric": "dice",
+        "grid": "original",
+        **dice,
+        "metrics": {
+            "hd95": {"unit": "mm", **table(lambda scores: scores.hd95)},
+            "surface_dice": {
+                "tolerance_mm": dict(zip(classes, tolerances, strict=True)),
+                **table(lambda scores: scores.surface_dice),
+            },
+            "volume_difference": {"unit": "ml", **table(lambda scores: scores.volume_difference)},
+        },
+        "absent": ABSENT,
+        "one_sided": {name: sum(int(rows[case][i].one_sided or 0) for case in cases) for i, name in enumerate(classes)},
+        "worst": [case for _, case in ranked[:worst_cases]],
+    }
+
+
+def describe(report: Mapping[str, Any]) -> str:
+    """One line: the mean Dice of each class and of all."""
+    parts = [f"{name} {_shown(value, '.4f')}" for name, value in report["classes"].items()]
+    return ", ".join([*parts, f"mean {_shown(report['mean'], '.4f')}"])
+
+
+def as_table(report: Mapping[str, Any]) -> list[str]:
+    """The means of all metrics for people: a line a class, aligned, with a head and the mean of all classes."""
+    tables = [(report, "Dice", ".4f")]
+    tables += [(report["metrics"][key], head, form) for key, (_, head, form) in COLUMNS.items()]
+    width = max(len(name) for name in [*report["classes"], "mean"])
+    lines = ["  ".join([" " * width, *(head.rjust(6) for _, head, _ in tables)])]
+    for name in [*report["classes"], None]:
+        cells = [
+            _shown(table["mean"] if name is None else table["classes"][name], form).rjust(max(len(head), 6))
+            for table, head, form in tables
+        ]
+        lines.append("  ".join([(name or "mean").ljust(width), *cells]))
+    return lines
+
+
+def as_csv(report: Mapping[str, Any]) -> str:
+    """A row a case and one of means; a column a class with its Dice, then one a class for each other metric."""
+    classes = list(report["classes"])
+    tables = [("", report), *((f"_{suffix}", report["metrics"][key]) for key, (suffix, _, _) in COLUMNS.items())]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["case", *(f"{name}{suffix}" for suffix, _ in tables for name in classes)])
+    for case in [*report["cases"], None]:
+        rows = [table["classes"] if case is None else table["cases"][case] for _, table in tables]
+        values = [row[name] for row in rows for name in classes]
+        writer.writerow([case or "mean", *("" if value is None else f"{value:.6f}" for value in values)])
+    return buffer.getvalue()
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Mean of what is not None; None if nothing is left."""
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present else None
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
