@@ -10,8 +10,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
-from unet_bundle.errors import ConfigError
+from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import read_description
 from unet_bundle.planning.card import TaskCard, load_card
 from unet_bundle.planning.check import card_to_check, check_dataset
@@ -299,6 +300,26 @@ def test_label_names_that_differ_by_case_only_are_refused():
     assert "\n" not in str(refused.value)
 
 
+def write_card(folder: Path, **values: Any) -> Path:
+    path = folder / "card.yaml"
+    path.write_text(yaml.safe_dump({"name": "a", "modality": ["CT"], "labels": {"background": 0, "b": 1}, **values}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ({"image_files": "{case}.nii.gz"}, "image_files and label_files belong together"),
+        ({"image_files": [], "label_files": "{case}.nii.gz"}, "image_files must be a pattern or a list of patterns"),
+        ({"image_files": [1], "label_files": "{case}.nii.gz"}, "image_files must be a pattern or a list of patterns"),
+        ({"image_files": "{case}.nii.gz", "label_files": 3}, "label_files must be text"),
+    ],
+)
+def test_a_card_with_half_or_wrong_patterns_is_refused(tmp_path, patterns, message):
+    with pytest.raises(ConfigError, match=message):
+        card_to_check(write_card(tmp_path, **patterns), {})
+
+
 # --- real data --------------------------------------------------------------------------------------------------
 
 
@@ -329,3 +350,13 @@ def test_the_totalsegmentator_scans_are_without_fault(shared_data, make_card):
     report = check_dataset(shared_data("totalsegmentator_examples"), card, progress=False)
     assert report.cases == 2
     assert found(report) == [("warning", "label in no case", "")]
+
+
+def test_a_card_corrects_labels_that_dataset_json_states_in_no_known_form(shared_data, tmp_path):
+    description = read_description(shared_data("dsb2018_nuclei"))
+    with pytest.raises(InputError, match="state both in a card"):
+        card_to_check(None, description)
+    card = card_to_check(write_card(tmp_path, labels={"background": 0, "nucleus": 1}), description)
+    assert card is not None
+    assert card.labels == {"background": 0, "nucleus": 1}
+    assert card.title == "DSB2018 nuclei"
