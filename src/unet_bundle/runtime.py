@@ -130,7 +130,9 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(own, bool):
         fits, kind = isinstance(value, bool) or value in (0, 1), "true or false"
-    elif isinstance(own, int | float):
+    elif isinstance(own, int):
+        fits, kind = is_number and value == int(value), "a whole number"
+    elif isinstance(own, float):
         fits, kind = is_number, "a number"
     elif isinstance(own, list):
         fits, kind = isinstance(value, list | tuple), "a list"

@@ -192,7 +192,7 @@ def test_traceback_on_demand(tmp_path: Path) -> None:
 
 
 def test_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("unet_bundle.phantom.make_phantom", interrupt)

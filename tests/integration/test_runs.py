@@ -71,7 +71,7 @@ def test_evaluation_scores_each_case_of_the_fold(cli: Any, trained: Path, phanto
         dice = 2 * (found & true).sum() / (found.sum() + true.sum())
         assert scores["lobe"] == pytest.approx(dice, abs=1e-6)
         assert float(rows[case]["lobe"]) == pytest.approx(dice, abs=1e-5)
-    assert len(cli.files(tmp_path / "eval")) == 4
+    assert len(cli.files(tmp_path / "eval")) == 6, "label maps, two tables, pictures of the two cases"
 
 
 def test_all_verbs_of_our_command_line(cli: Any, bundle: Path, phantom_data: Path) -> None:

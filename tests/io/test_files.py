@@ -8,9 +8,14 @@ from unet_bundle.io.files import replacing, write_text
 def test_a_body_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "new" / "scores.csv"
     write_text(file, "old\n")
-    with pytest.raises(OSError, match="disk"), replacing(file) as temporary:
-        temporary.write_text("half")
-        raise OSError("disk is full")
+
+    def write_half() -> None:
+        with replacing(file) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk is full")
+
+    with pytest.raises(OSError, match="disk"):
+        write_half()
     assert file.read_text() == "old\n"
     assert [path.name for path in file.parent.iterdir()] == ["scores.csv"]
 

@@ -203,3 +203,23 @@ def test_the_cards_text_is_in_the_metadata(hippocampus):
     assert content["name"] == stated["title"]
     assert content["data_source"] == stated["data_source"]
     assert content["changelog"] == stated["changelog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("configs/inference.json", {"spacing": [2.0, 2.0, 2.0]}),
+        ("configs/metadata.json", {"network_data_format": {}}),
+    ],
+)
+def test_planning_otherwise_over_weights_is_refused_and_planning_the_same_is_not(name, change, tiny_files, tmp_path):
+    bundle = tmp_path / "bundle"
+    write_bundle(tiny_files, bundle)
+    other = {**tiny_files, name: json.dumps({**json.loads(tiny_files[name]), **change})}
+    write_bundle(other, bundle)  # no weights yet: nothing to spoil
+    write_bundle(tiny_files, bundle)
+    (bundle / "models" / "model.pt").write_bytes(b"weights")
+    write_bundle(tiny_files, bundle)
+    with pytest.raises(ConfigError, match=rf"holds weights of another plan \({next(iter(change))} in {name}"):
+        write_bundle(other, bundle)
+    assert (bundle / name).read_text() == tiny_files[name]

@@ -1,4 +1,3 @@
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from monai.transforms import AsDiscreted, Compose
 
 from unet_bundle.errors import CheckpointError
 from unet_bundle.networks import UNet
-from unet_bundle.training import CheckpointLoader, EvaluationStep, PublishModel, RunCheckpoints, TrainStep
+from unet_bundle.training import CheckpointLoader
 from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
 
 
@@ -68,7 +66,10 @@ def misshaped(state: dict[str, torch.Tensor]) -> dict[str, Any]:
             lambda s: {k: v for k, v in s.items() if k != "heads.0.bias"},
             "1 missing, 0 misshaped and 0 unknown tensors (first: heads",
         ),
-        (lambda s: {**s, "extra": torch.ones(1)}, "0 missing, 0 misshaped and 1 unknown tensors (first: extra is unknown)"),
+        (
+            lambda s: {**s, "extra": torch.ones(1)},
+            "0 missing, 0 misshaped and 1 unknown tensors (first: extra is unknown)",
+        ),
         (lambda s: {f"module.{k}": v for k, v in s.items()}, "{n} missing, 0 misshaped and {n} unknown"),
         (misshaped, "1 misshaped and 0 unknown tensors (first: heads.0.weight has shape"),
         (lambda s: {**s, "heads.0.bias": "text"}, "1 misshaped and 0 unknown tensors (first: heads.0.bias has shape"),
@@ -138,103 +139,3 @@ def test_saving_that_fails_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
         save_atomically({"a": lambda: None}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-# --- publishing -------------------------------------------------------------------------------------------------
-
-
-def seeing_only(network: UNet, label: int) -> dict[str, torch.Tensor]:
-    """Weights with which the network finds `label` in every voxel."""
-    state = {key: torch.zeros_like(value) for key, value in network.state_dict().items()}
-    for key, value in state.items():
-        if key.startswith("heads.") and key.endswith("bias"):
-            value[label] = 1.0
-    return state
-
-
-BLIND, LOBE = 0, 1  # all background: Dice 0; all lobe: Dice above 0
-
-
-@pytest.fixture
-def publish(
-    patches: Any, make_network: Any, make_trainer: Any, make_evaluator: Any, tmp_path: Path
-) -> Callable[..., Any]:
-    """A function that ends a training with the given weights; returns the network after it, and the bundle's path."""
-
-    def end(label: int, items: Any = None, epoch: int = 1) -> tuple[UNet, Path]:
-        network = make_network()
-        network.load_state_dict(seeing_only(network, label))
-        trainer = make_trainer(network, patches, TrainStep("float32"))
-        evaluator = make_evaluator(network, patches if items is None else items)
-        folder, path = tmp_path / "runs" / "fold_0", tmp_path / "models" / "model.pt"
-        checkpoints = RunCheckpoints(network, trainer.optimizer, evaluator, str(folder), interval=1)
-        trainer.state.epoch = epoch
-        evaluator.run(epoch)
-        checkpoints._epoch_completed(trainer)
-        PublishModel(
-            network,
-            evaluator,
-            EvaluationStep(),
-            Compose([AsDiscreted("pred", argmax=True)]),
-            4,
-            str(folder),
-            str(path),
-        )(trainer)
-        return network, path
-
-    return end
-
-
-def published(path: Path) -> dict[str, torch.Tensor]:
-    state = load_checkpoint(path)
-    assert {value.dtype for value in state.values()} == {torch.float16}
-    assert [p.name for p in path.parent.iterdir()] == ["model.pt"], "a server offers every file it finds there"
-    return {key: value.float() for key, value in state.items()}
-
-
-def test_only_better_weights_replace_those_of_the_bundle_and_those_are_kept(publish, make_network, tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="unet_bundle")
-    blind, lobe = seeing_only(make_network(), BLIND), seeing_only(make_network(), LOBE)
-    replaced = tmp_path / "runs" / "fold_0" / "replaced.pt"
-
-    _, path = publish(BLIND)
-    assert same(published(path), blind)
-    assert not replaced.exists()
-
-    network, _ = publish(LOBE)
-    assert same(published(path), lobe)
-    assert same({k: v.float() for k, v in load_checkpoint(replaced).items()}, blind)
-    assert "before 0.0000" in caplog.text
-    assert same(network.state_dict(), lobe)
-
-    network, _ = publish(BLIND)
-    assert same(published(path), lobe)
-    assert "model.pt stays: it scores" in caplog.text
-    assert same(network.state_dict(), blind), "the network that was trained stays as it is"
-
-    written = path.stat().st_mtime_ns
-    publish(LOBE)
-    assert path.stat().st_mtime_ns == written, "equal is not better"
-
-
-@pytest.mark.parametrize("content", [b"damaged", None], ids=["damaged", "another network"])
-def test_weights_that_do_not_fit_are_replaced_with_a_warning_and_kept(content, publish, make_network, tmp_path, caplog):
-    path = tmp_path / "models" / "model.pt"
-    save_atomically(make_network(channels=[2, 4, 4]).state_dict(), path)
-    if content is not None:
-        path.write_bytes(content)
-    before = path.read_bytes()
-
-    publish(BLIND)
-    assert same(published(path), seeing_only(make_network(), BLIND))
-    assert (tmp_path / "runs" / "fold_0" / "replaced.pt").read_bytes() == before
-    warning = next(record for record in caplog.records if record.levelno == logging.WARNING)
-    assert warning.getMessage().startswith("models/model.pt ")
-    assert warning.getMessage().endswith(" It is replaced.")
-
-
-@pytest.mark.filterwarnings("ignore:`dataloader` is empty")
-def test_without_validation_cases_the_last_weights_are_published(publish, make_network):
-    for label in (LOBE, BLIND):
-        _, path = publish(label, items=[])
-        assert same(published(path), seeing_only(make_network(), label))

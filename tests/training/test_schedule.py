@@ -136,10 +136,10 @@ def timed(
 def test_minutes_become_epochs_once_and_the_first_validation_leaves_no_trace(timed):
     engine, evaluator = timed(minutes=10)
 
-    start_up = 3 * FIRST_STEPS + 7 * STEP - 10 * STEP + VALIDATION
+    start_up = 3 * FIRST_STEPS + 7 * STEP - 10 * STEP + 2 * VALIDATION
     budget = 600 * (1 - CLOSING_SHARE) - start_up
     expected = 2 * int(budget // (2 * 5 * STEP + VALIDATION))
-    assert engine.state.max_epochs == engine.state.epoch == expected == 36
+    assert engine.state.max_epochs == engine.state.epoch == expected == 34
     assert engine.state.decided == [1000] * 10 + [expected] * (5 * expected - 10)
     assert evaluator.state.metrics, "it did run"
     assert (evaluator.state.epoch, evaluator.state.best_metric, evaluator.state.best_metric_epoch) == (0, -1, -1)
@@ -161,7 +161,7 @@ def test_a_resumed_run_keeps_what_was_decided(timed):
 
 def test_a_run_that_is_resumed_before_it_decided_decides_by_its_own_steps(timed):
     engine, evaluator = timed(minutes=10, start=5)
-    assert engine.state.max_epochs == 36
+    assert engine.state.max_epochs == 34
     assert (evaluator.state.best_metric, evaluator.state.best_metric_epoch) == (0.7, 2)
 
 

@@ -19,7 +19,7 @@ Every choice and its reason stands in BUNDLE/docs/README.md; every value can be 
 examples:
   unet-bundle plan Task04_Hippocampus --output bundle --card configs/hippocampus.yaml
   unet-bundle plan Task04_Hippocampus --output bundle --memory 24GB
-  unet-bundle plan --fingerprint configs/hippocampus.json --card configs/hippocampus.yaml --output bundle"""
+  unet-bundle plan --fingerprint configs/hippocampus.fingerprint.json --card configs/hippocampus.yaml --output bundle"""
 
 
 def add_parser(verbs: Any) -> None:

@@ -7,7 +7,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from unet_bundle.cli.workflow import OVERRIDES_HELP, add_bundle, load_workflow, monai_line, parse_overrides, say
+from unet_bundle.cli.workflow import (
+    OVERRIDES_HELP,
+    add_bundle,
+    load_workflow,
+    monai_line,
+    parse_overrides,
+    read_config,
+    say,
+)
 from unet_bundle.errors import CheckpointError, ConfigError, InputError, UnetBundleError
 from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK, our_error
 
@@ -53,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.output} is a file: give a folder for the label maps.")
     own = {"dataset_dir": str(args.input), "output_dir": str(args.output)}
     overrides = parse_overrides(args.overrides, own)
-    images = find_images(args.input) if args.input.is_dir() else [{"image": str(args.input)}]
+    channels = read_config(args.bundle, FILES[0])["network_def"]["in_channels"]
+    images = find_images(args.input, channels) if args.input.is_dir() else [{"image": str(args.input)}]
     todo = [i for i in images if args.overwrite or not (args.output / output_name(i["image"])).exists()]
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, {**overrides, "dataset::data": todo}, "infer")

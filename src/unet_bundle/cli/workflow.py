@@ -116,6 +116,15 @@ def read_json(path: Path, remedy: str) -> Any:
         raise ConfigError(f"{path} is not valid JSON: {error}.") from error
 
 
+def read_config(bundle: Path, name: str) -> Any:
+    """Read one of a bundle's configs as it is written there.
+
+    Raises:
+        ConfigError: not a bundle.
+    """
+    return read_json(bundle / "configs" / name, "give the folder of a bundle, as `unet-bundle plan` writes it")
+
+
 def load_workflow(bundle: Path, files: Sequence[str], overrides: Mapping[str, Any], workflow_type: str) -> Any:
     """The bundle's configs as an initialised MONAI ``ConfigWorkflow``.
 
@@ -129,7 +138,7 @@ def load_workflow(bundle: Path, files: Sequence[str], overrides: Mapping[str, An
         ConfigError: not a bundle, or an override that has no place in it.
     """
     for name in [*files, "metadata.json"]:
-        read_json(bundle / "configs" / name, "give the folder of a bundle, as `unet-bundle plan` writes it")
+        read_config(bundle, name)
     from monai.bundle import ConfigWorkflow
 
     paths = [str(bundle / "configs" / name) for name in files]

@@ -74,7 +74,7 @@ def case_scores(
         One entry a class. See `ABSENT` for classes that are missing.
     """
     matrix = np.asarray(affine, dtype=np.float64)
-    voxel_ml = abs(np.linalg.det(matrix[:3, :3])) / 1000
+    voxel_ml = float(abs(np.linalg.det(matrix[:3, :3]))) / 1000
     limits = [SURFACE_TOLERANCE_MM] * (num_classes - 1) if tolerances is None else tolerances
     found, true, common = _counts(prediction, label, num_classes)
     surfaces = zip(_surfaces(prediction, num_classes, matrix), _surfaces(label, num_classes, matrix), strict=True)
@@ -92,7 +92,7 @@ def case_scores(
                 ClassScores(
                     dice=2 * common[index] / (found[index] + true[index]),
                     hd95=float(max(np.percentile(there, PERCENTILE), np.percentile(back, PERCENTILE))),
-                    surface_dice=within / (len(there) + len(back)),
+                    surface_dice=int(within) / (len(there) + len(back)),
                     volume_difference=difference,
                     one_sided=0.0,
                 )

@@ -23,6 +23,7 @@ from unet_bundle.evaluation.report import as_csv, describe, mean_of, score_repor
 from unet_bundle.evaluation.worst import WorstCases
 from unet_bundle.geometry import grid_difference
 from unet_bundle.io import case_name
+from unet_bundle.io.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +140,8 @@ class SaveScores:
         self.worst.draw(self.folder, report)
         if not first:
             return
-        _write_text(self.folder / "scores.json", json.dumps(report, indent=2) + "\n")
-        _write_text(self.folder / "scores.csv", as_csv(report))
+        write_text(self.folder / "scores.json", json.dumps(report, indent=2) + "\n")
+        write_text(self.folder / "scores.csv", as_csv(report))
         logger.info("Dice on the original grid, %d cases: %s.", len(names), describe(report))
 
 
@@ -179,12 +180,6 @@ def _check_values(label: torch.Tensor, num_classes: int, name: str) -> None:
         f"{name}: the label file holds the value {unknown[0]:g}, the classes are 0 to {num_classes - 1}: correct it"
         " or use a bundle that was planned for it."
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _gathered(

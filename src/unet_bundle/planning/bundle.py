@@ -29,6 +29,12 @@ REQUIRED_PACKAGES = {
     "unet-bundle": "0.1.0",
 }
 
+MEANING_OF_WEIGHTS = {
+    "configs/inference.json": ("orientation", "spacing", "normalization", "network_def"),
+    "configs/metadata.json": ("network_data_format",),
+}
+"""What weights were trained for: with any of it changed they would give wrong answers, or none."""
+
 LOGGING_CONF = """\
 [loggers]
 keys=root,ignite
@@ -136,10 +142,29 @@ def write_bundle(files: Mapping[str, str], output: Path) -> None:
         raise ConfigError(f"{output} is a file: give the folder the bundle goes to.")
     if output.is_dir() and any(output.iterdir()) and not _is_ours(output):
         raise ConfigError(f"{output} is not empty and not a bundle of unet-bundle: give a new or an empty folder.")
-    # metadata.json last: a folder that has it is complete.
+    _check_weights_stay_right(files, output)
+    # metadata.json last: it says that the folder is a bundle.
     for name in sorted(files, key=lambda name: name == "configs/metadata.json"):
         write_text(output / name, files[name])
     (output / "models").mkdir(exist_ok=True)
+
+
+def _check_weights_stay_right(files: Mapping[str, str], output: Path) -> None:
+    """Refuse a plan that would feed the weights of an earlier one otherwise, or read their answer otherwise."""
+    if not (output / "models" / "model.pt").is_file() and not any((output / "runs").glob("*/*.pt")):
+        return
+    for name, keys in MEANING_OF_WEIGHTS.items():
+        try:
+            before = json.loads((output / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        now = json.loads(files[name])
+        changed = [key for key in keys if before.get(key) != now.get(key)]
+        if changed:
+            raise ConfigError(
+                f"{output} holds weights of another plan ({', '.join(changed)} in {name} would change): give a new"
+                " folder, or move its models/ and runs/ away."
+            )
 
 
 def _is_ours(folder: Path) -> bool:

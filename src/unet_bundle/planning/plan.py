@@ -140,7 +140,9 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
         normalization=choices.take("normalization", *_normalization(fingerprint, card)),
         mirror_axes=choices.take("mirror_axes", *_mirror_axes(card, dims)),
         foreground_fraction=choices.take(
-            "foreground_fraction", 0.33, "nnU-Net's third of patches that are sure to show an organ, the rest anywhere"
+            "foreground_fraction",
+            0.33,
+            "a third of the patches show an organ for sure; the others lie round background",
         ),
         overlap=choices.take(
             "overlap", 0.5, "windows half over each other, so that the weak border of one is the middle of the next"

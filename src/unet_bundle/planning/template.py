@@ -15,7 +15,7 @@ Config = dict[str, Any]
 
 START = "unet_bundle.runtime.start_run"
 
-FULL_TURN = 3.1416
+HALF_TURN = 3.1416
 """Radians of half a turn: the largest rotation in an anisotropic plane, as nnU-Net turns there."""
 TILT = 0.5236
 """Radians (30 degrees) of the largest rotation about each axis of a roughly isotropic patch (nnU-Net's range)."""
@@ -45,6 +45,10 @@ def _loading(plan: Plan, keys: list[str]) -> list[Config]:
     modes = ["bilinear", "nearest"][: len(keys)]
     return [
         {"_target_": "unet_bundle.io.LoadImaged", "keys": keys, "channels": channels},
+        *[
+            {"_target_": "unet_bundle.transforms.CheckLabelsd", "keys": k, "num_classes": "@num_classes"}
+            for k in keys[1:]
+        ],
         {"_target_": "Orientationd", "keys": keys, "axcodes": "@orientation", "labels": None},
         {
             "_target_": "unet_bundle.transforms.ResampleToSpacingd",
@@ -76,6 +80,8 @@ def _grid(plan: Plan) -> Config:
     }
 
 
+OTHER_PROCESS = "$torch.distributed.is_initialized() and torch.distributed.get_rank() > 0"
+"""True in all processes but the one that writes files."""
 DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
 
 
@@ -179,6 +185,12 @@ def evaluate_config(plan: Plan) -> Config:
         "num_classes": len(plan.labels),
         "surface_tolerance": plan.surface_tolerance,
         "worst_cases": 3,
+        "checkpoint": {
+            "_target_": "unet_bundle.training.weights_to_score",
+            "path": "$@bundle_root + '/models/model.pt'",
+            "fold": "@fold",
+            "part": "@part",
+        },
         "loading": {
             "_target_": "Compose",
             "transforms": ["@preprocessing", {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1}],
@@ -272,11 +284,13 @@ def _random_transforms(plan: Plan) -> list[Config]:
 
 def _rotation(plan: Plan) -> list[float]:
     """Largest angle (radians) about each axis: out of the plane of thick slices a rotation would tear structures."""
+    # Half a turn and one flip make a mirror image: where left and right must stay, neither may be all the way round.
+    in_plane = HALF_TURN if 0 in plan.mirror_axes else TILT
     if plan.spatial_dims == 2:
-        return [FULL_TURN]
+        return [in_plane]
     thickest = max(range(3), key=lambda axis: plan.spacing[axis])
     if plan.spacing[thickest] >= 3 * min(plan.spacing):
-        return [FULL_TURN if axis == thickest else 0.0 for axis in range(3)]
+        return [in_plane if axis == thickest else 0.0 for axis in range(3)]
     return [TILT] * 3
 
 
@@ -407,10 +421,18 @@ def train_config(plan: Plan) -> Config:
                     "num_classes": "@num_classes",
                     "folder": "@output_dir",
                     "path": "@checkpoint",
+                    "fold": "@fold",
+                    "inputs": {
+                        "orientation": "@orientation",
+                        "spacing": "@spacing",
+                        "normalization": "@normalization",
+                    },
+                    "inference_config": "$@bundle_root + '/configs/inference.json'",
                 },
                 {"_target_": "unet_bundle.training.Progress", "description": "Training"},
                 {
                     "_target_": "TensorBoardStatsHandler",
+                    "_disabled_": OTHER_PROCESS,
                     "log_dir": "@output_dir",
                     "tag_name": "train_loss",
                     "output_transform": "$lambda output: output[0]['loss']",
@@ -462,11 +484,13 @@ def train_config(plan: Plan) -> Config:
             "handlers": [
                 {
                     "_target_": "TensorBoardStatsHandler",
+                    "_disabled_": OTHER_PROCESS,
                     "log_dir": "@output_dir",
                     "iteration_log": False,
                 },
                 {
                     "_target_": "TensorBoardImageHandler",
+                    "_disabled_": OTHER_PROCESS,
                     "log_dir": "@output_dir",
                     "batch_transform": "$monai.handlers.from_engine(['image', 'label'])",
                     "output_transform": "$monai.handlers.from_engine(['pred'])",

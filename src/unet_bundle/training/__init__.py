@@ -1,9 +1,10 @@
 """What MONAI's Ignite engines get from us: steps, data order, schedule, checkpoints, logs."""
 
-from unet_bundle.training.checkpoints import CheckpointLoader, PublishModel, RunCheckpoints
+from unet_bundle.training.checkpoints import CheckpointLoader, RunCheckpoints
 from unet_bundle.training.data import CaseDataset, CaseSampler
 from unet_bundle.training.distributed import local_device, start_processes
 from unet_bundle.training.handlers import Progress, TrainingLog
+from unet_bundle.training.publishing import PublishModel, weights_to_score
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep
 
@@ -21,4 +22,5 @@ __all__ = [
     "TrainingLog",
     "local_device",
     "start_processes",
+    "weights_to_score",
 ]

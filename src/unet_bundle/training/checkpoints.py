@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import monai.handlers
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import Evaluator, SupervisedEvaluator
-from monai.handlers import MeanDice
+from monai.engines import Evaluator
 from torch import nn
 from torch.optim import Optimizer
 
 from unet_bundle.errors import CheckpointError
 from unet_bundle.io.files import replacing
-from unet_bundle.training.distributed import is_main_process, wait_for_others
+from unet_bundle.training.distributed import is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +23,6 @@ LAST = "last.pt"
 BEST = "best.pt"
 LONGEST_REASON = 300
 """Characters of a foreign network's complaint about weights: torch lists every tensor."""
-REPLACED = "replaced.pt"
-"""The bundle's weights before the last ones that took their place: in the run's folder, weights are dear."""
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -205,101 +200,3 @@ class RunCheckpoints:
                 "best_metric_epoch": int(evaluated.best_metric_epoch),
             }
             save_atomically(state, self.folder / LAST)
-
-
-class PublishModel:
-    """When training ends, puts its best weights into the bundle as float16, if they beat the weights that are there.
-
-    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
-    the last weights are published. Weights that are replaced are kept in the run's folder as ``replaced.pt``.
-
-    Args:
-        network: what was trained.
-        evaluator: the run's validation: its cases and inferer are used for scoring.
-        step: of that validation.
-        postprocessing: of that validation: predictions and labels to class indices.
-        num_classes: number of classes, background included.
-        folder: of the run, where the best weights lie.
-        path: of the bundle's weights.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        evaluator: SupervisedEvaluator,
-        step: Callable[[Any, Any], Any],
-        postprocessing: Any,
-        num_classes: int,
-        folder: str,
-        path: str,
-    ) -> None:
-        self.network = network
-        self.evaluator = evaluator
-        self.step = step
-        self.postprocessing = postprocessing
-        self.num_classes = num_classes
-        self.folder = Path(folder)
-        self.path = Path(path)
-
-    def attach(self, engine: Engine) -> None:
-        """Publish when `engine` has completed all its epochs."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Score, compare, publish; the network that was trained stays as it is."""
-        weights = bare(self.network).state_dict()
-        if self.evaluator.state.epoch_length:
-            if self.evaluator.state.epoch != engine.state.epoch:  # the last epochs were not validated
-                self._validate_last(engine)
-            new, old = float(self.evaluator.state.best_metric), self._score_of_published()
-            if old is not None and old >= new:
-                logger.info("%s stays: it scores %.4f, the best of this run %.4f.", self.path.name, old, new)
-                return
-            logger.info("New %s: mean Dice %.4f%s.", self.path.name, new, "" if old is None else f", before {old:.4f}")
-            weights = load_checkpoint(self.folder / BEST) if is_main_process() else weights
-        wait_for_others()  # none of them looks for the published weights any more
-        if is_main_process():
-            self._publish(weights)
-
-    def _publish(self, weights: Mapping[str, torch.Tensor]) -> None:
-        if self.path.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.path, self.folder / REPLACED)
-            logger.info("The weights that were there are kept as %s.", short_name(self.folder / REPLACED))
-        save_atomically({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, self.path)
-
-    def _validate_last(self, engine: Engine) -> None:
-        self.evaluator.run(engine.state.epoch)
-        if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process():
-            save_atomically(bare(self.network).state_dict(), self.folder / BEST)
-
-    def _score_of_published(self) -> float | None:
-        """Mean Dice of the weights in the bundle on this run's validation cases; None if there are none that fit."""
-        if not self.path.is_file():
-            return None
-        trained = {k: v.clone() for k, v in bare(self.network).state_dict().items()}
-        try:
-            load_weights(self.network, load_checkpoint(self.path), short_name(self.path))
-        except CheckpointError as error:
-            logger.warning("%s It is replaced.", error)
-            return None
-        scorer = SupervisedEvaluator(
-            device=self.evaluator.state.device,
-            val_data_loader=self.evaluator.data_loader,
-            network=self.network,
-            inferer=self.evaluator.inferer,
-            iteration_update=self.step,
-            postprocessing=self.postprocessing,
-            key_val_metric={
-                "dice": MeanDice(
-                    include_background=False,
-                    num_classes=self.num_classes,
-                    output_transform=lambda output: ([o["pred"] for o in output], [o["label"] for o in output]),
-                )
-            },
-        )
-        try:
-            scorer.run()
-        finally:
-            load_weights(self.network, trained, "the trained network")
-        return float(scorer.state.metrics["dice"])

@@ -39,6 +39,15 @@ def wait_for_others() -> None:
         torch.distributed.barrier()
 
 
+def from_main_process(value: int) -> int:
+    """The main process's `value`, in every process."""
+    if not _is_distributed():
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 

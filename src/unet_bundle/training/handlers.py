@@ -41,7 +41,11 @@ class Progress:
         total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
         if self._bar is None:
             self._bar = tqdm(
-                desc=self.description, total=total, initial=engine.state.iteration - 1, disable=None, leave=False
+                desc=self.description,
+                total=total,
+                initial=engine.state.iteration - 1,
+                disable=None if is_main_process() else True,
+                leave=False,
             )
         self._bar.total = total
         self._bar.update()

@@ -7,7 +7,8 @@ this package open the autocast of the device they run on.
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -61,5 +62,18 @@ def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """The context a forward pass runs in: autocast to `dtype`, or nothing for float32."""
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+    """The context a forward pass runs in: autocast to `dtype`, or float32 in all its bits."""
+    if dtype != torch.float32:
+        return torch.autocast(device.type, dtype=dtype)
+    return _without_tf32() if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Keep cuDNN and cuBLAS from rounding float32 to the 10 bits of TF32, as cuDNN does unasked."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

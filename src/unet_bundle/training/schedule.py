@@ -11,6 +11,7 @@ from monai.engines import Evaluator
 from torch.optim import Optimizer
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.training.distributed import from_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class TimeBudget:
     The first validation comes this early also without a budget: what would fail there fails now and not after hours.
 
     Args:
-        minutes: how long training may take in all; None leaves ``max_epochs`` as it is.
+        minutes: how long training may take, reading the cases not counted; None leaves ``max_epochs`` as it is.
         evaluator: the validation whose time counts too.
         val_interval: epochs between two validations.
     """
@@ -107,10 +108,12 @@ class TimeBudget:
         validation = self._first_validation()
         epoch = step * (engine.state.epoch_length or 1)
         if self.minutes is not None:
-            start_up = now - self._started - self._iterations * step + validation
+            # Two validations are not in the epochs: this first one, and that of the weights already in the bundle.
+            start_up = now - self._started - self._iterations * step + 2 * validation
             budget = self.minutes * 60 * (1 - CLOSING_SHARE) - start_up
             fitting = epochs_that_fit(budget, epoch, validation, self.val_interval)
-            engine.state.max_epochs = max(fitting, engine.state.epoch)
+            # Each process has its own clock; they must stop together.
+            engine.state.max_epochs = from_main_process(max(fitting, engine.state.epoch))
         epochs = engine.state.max_epochs or 0
         logger.info(
             "A step takes %.2f s, a validation %.1f s: %d epochs, about %.0f minutes.",

@@ -1,6 +1,7 @@
 """Dictionary transforms, one file a concept."""
 
+from unet_bundle.transforms.labels import CheckLabelsd
 from unet_bundle.transforms.normalize import NormalizeChannelsd
 from unet_bundle.transforms.spacing import ResampleToSpacingd
 
-__all__ = ["NormalizeChannelsd", "ResampleToSpacingd"]
+__all__ = ["CheckLabelsd", "NormalizeChannelsd", "ResampleToSpacingd"]

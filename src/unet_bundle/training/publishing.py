@@ -1,0 +1,189 @@
+"""From a run's best weights to the weights the bundle ships, and which fold those belong to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.handlers import MeanDice
+from torch import nn
+
+from unet_bundle.errors import CheckpointError, ConfigError
+from unet_bundle.io.files import replacing, write_text
+from unet_bundle.training.checkpoints import BEST, bare, load_checkpoint, load_weights, save_atomically, short_name
+from unet_bundle.training.distributed import is_main_process, wait_for_others
+
+logger = logging.getLogger(__name__)
+
+REPLACED = "replaced.pt"
+"""The bundle's weights before the last ones that took their place: in the run's folder, weights are dear."""
+
+
+def weights_to_score(path: str, fold: int, part: str) -> str:
+    """The bundle's weights, unless scoring them on these cases would not be fair.
+
+    Args:
+        path: of the bundle's weights.
+        fold: whose cases are to be scored.
+        part: ``"validation"``, ``"train"`` or ``"all"`` of them.
+
+    Raises:
+        ConfigError: the weights were trained on the validation cases of `fold`.
+    """
+    published = published_fold(Path(path))
+    if part == "validation" and published not in {None, fold}:
+        raise ConfigError(
+            f"{short_name(Path(path))} belongs to fold {published} and was trained on the validation cases of fold"
+            f" {fold}: evaluate --fold {published}, or give --checkpoint runs/fold_{fold}/{BEST}."
+        )
+    return path
+
+
+def published_fold(path: Path) -> int | None:
+    """The fold the bundle's weights were validated on; None where that is not known, as for a shipped bundle."""
+    try:
+        return int(json.loads(_record(path).read_text(encoding="utf-8"))["fold"]) if path.is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _record(path: Path) -> Path:
+    # Beside the runs: the folder of the weights holds nothing else, since annotation servers offer every file in it.
+    return path.parent.parent / "runs" / f"{path.stem}.json"
+
+
+class PublishModel:
+    """When training ends, puts its best weights into the bundle as float16, if they beat the weights that are there.
+
+    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
+    the last weights are published. Weights that are replaced are kept in the run's folder as ``replaced.pt``. Weights
+    of another fold stay: they have seen this run's validation cases, so that no comparison with them would be fair.
+
+    Args:
+        network: what was trained.
+        evaluator: the run's validation: its cases and inferer are used for scoring.
+        step: of that validation.
+        postprocessing: of that validation: predictions and labels to class indices.
+        num_classes: number of classes, background included.
+        folder: of the run, where the best weights lie.
+        path: of the bundle's weights.
+        fold: that this run validates on.
+        inputs: values by name that training and inference must agree on, as this run has them.
+        inference_config: ``inference.json``, whose values of those names the weights will be used with.
+
+    Raises:
+        ConfigError: when training starts, if it would make weights that inference feeds otherwise.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        evaluator: SupervisedEvaluator,
+        step: Callable[[Any, Any], Any],
+        postprocessing: Any,
+        num_classes: int,
+        folder: str,
+        path: str,
+        fold: int,
+        inputs: Mapping[str, Any],
+        inference_config: str,
+    ) -> None:
+        self.network = network
+        self.evaluator = evaluator
+        self.step = step
+        self.postprocessing = postprocessing
+        self.num_classes = num_classes
+        self.folder = Path(folder)
+        self.path = Path(path)
+        self.fold = fold
+        self.inputs = inputs
+        self.inference_config = Path(inference_config)
+
+    def attach(self, engine: Engine) -> None:
+        """Publish when `engine` has completed all its epochs; refuse at its start what could not be used."""
+        engine.add_event_handler(Events.STARTED, self._check_inputs)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Score, compare, publish; the network that was trained stays as it is."""
+        published = published_fold(self.path)
+        if published not in {None, self.fold}:
+            best = short_name(self.folder / BEST)
+            logger.info("%s stays: it belongs to fold %d; those of this run are %s.", self.path.name, published, best)
+            return
+        weights = bare(self.network).state_dict()
+        if self.evaluator.state.epoch_length:
+            if self.evaluator.state.epoch != engine.state.epoch:  # the last epochs were not validated
+                self._validate_last(engine)
+            new, old = float(self.evaluator.state.best_metric), self._score_of_published()
+            if old is not None and old >= new:
+                logger.info("%s stays: it scores %.4f, the best of this run %.4f.", self.path.name, old, new)
+                return
+            logger.info("New %s: mean Dice %.4f%s.", self.path.name, new, "" if old is None else f", before {old:.4f}")
+            weights = load_checkpoint(self.folder / BEST) if is_main_process() else weights
+        wait_for_others()  # none of them looks for the published weights any more
+        if is_main_process():
+            self._publish(weights)
+
+    def _publish(self, weights: Mapping[str, torch.Tensor]) -> None:
+        if self.path.is_file():
+            with replacing(self.folder / REPLACED) as temporary:
+                shutil.copyfile(self.path, temporary)
+            logger.info("The weights that were there are kept as %s.", short_name(self.folder / REPLACED))
+        save_atomically({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, self.path)
+        write_text(_record(self.path), json.dumps({"fold": self.fold}) + "\n")
+
+    def _check_inputs(self, _engine: Engine) -> None:
+        try:
+            expected = json.loads(self.inference_config.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # a host that trains from a config of its own
+            return
+        for key, value in self.inputs.items():
+            if key in expected and json.loads(json.dumps(value)) != expected[key]:
+                raise ConfigError(
+                    f"{key} is {value} in this run but {expected[key]} in {self.inference_config.name}, which will use"
+                    " its weights: plan the bundle again with that value under `overrides` of the task card."
+                )
+
+    def _validate_last(self, engine: Engine) -> None:
+        self.evaluator.run(engine.state.epoch)
+        if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process():
+            save_atomically(bare(self.network).state_dict(), self.folder / BEST)
+
+    def _score_of_published(self) -> float | None:
+        """Mean Dice of the weights in the bundle on this run's validation cases; None if there are none that fit."""
+        if not self.path.is_file():
+            return None
+        trained = {k: v.clone() for k, v in bare(self.network).state_dict().items()}
+        try:
+            load_weights(self.network, load_checkpoint(self.path), short_name(self.path))
+        except CheckpointError as error:
+            logger.warning("%s It is replaced.", error)
+            return None
+        scorer = SupervisedEvaluator(
+            device=self.evaluator.state.device,
+            val_data_loader=self.evaluator.data_loader,
+            network=self.network,
+            inferer=self.evaluator.inferer,
+            iteration_update=self.step,
+            postprocessing=self.postprocessing,
+            key_val_metric={
+                "dice": MeanDice(
+                    include_background=False,
+                    num_classes=self.num_classes,
+                    output_transform=lambda output: ([o["pred"] for o in output], [o["label"] for o in output]),
+                )
+            },
+        )
+        try:
+            scorer.run()
+        finally:
+            load_weights(self.network, trained, "the trained network")
+        return float(scorer.state.metrics["dice"])

@@ -1,0 +1,164 @@
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.transforms import AsDiscreted, Compose
+
+from unet_bundle.errors import ConfigError
+from unet_bundle.networks import UNet
+from unet_bundle.training import EvaluationStep, PublishModel, RunCheckpoints, TrainStep, weights_to_score
+from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
+
+INPUTS = {"orientation": "RAS", "spacing": (1.0, 1.0, 2.5), "normalization": [{"scheme": "zscore"}]}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def seeing_only(network: UNet, label: int) -> dict[str, torch.Tensor]:
+    """Weights with which the network finds `label` in every voxel."""
+    state = {key: torch.zeros_like(value) for key, value in network.state_dict().items()}
+    for key, value in state.items():
+        if key.startswith("heads.") and key.endswith("bias"):
+            value[label] = 1.0
+    return state
+
+
+BLIND, LOBE = 0, 1  # all background: Dice 0; all lobe: Dice above 0
+
+
+@pytest.fixture
+def publish(
+    patches: Any, make_network: Any, make_trainer: Any, make_evaluator: Any, tmp_path: Path
+) -> Callable[..., Any]:
+    """A function that ends a training with the given weights; returns the network after it, and the bundle's path."""
+
+    def end(label: int, items: Any = None, epoch: int = 1, fold: int = 0) -> tuple[UNet, Path]:
+        network = make_network()
+        network.load_state_dict(seeing_only(network, label))
+        trainer = make_trainer(network, patches, TrainStep("float32"))
+        evaluator = make_evaluator(network, patches if items is None else items)
+        folder, path = tmp_path / "runs" / f"fold_{fold}", tmp_path / "models" / "model.pt"
+        checkpoints = RunCheckpoints(network, trainer.optimizer, evaluator, str(folder), interval=1)
+        trainer.state.epoch = epoch
+        evaluator.run(epoch)
+        checkpoints._epoch_completed(trainer)
+        PublishModel(
+            network,
+            evaluator,
+            EvaluationStep(),
+            Compose([AsDiscreted("pred", argmax=True)]),
+            4,
+            str(folder),
+            str(path),
+            fold,
+            INPUTS,
+            str(tmp_path / "configs" / "inference.json"),
+        )(trainer)
+        return network, path
+
+    return end
+
+
+def published(path: Path) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(path)
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    assert [p.name for p in path.parent.iterdir()] == ["model.pt"], "a server offers every file it finds there"
+    return {key: value.float() for key, value in state.items()}
+
+
+def test_only_better_weights_replace_those_of_the_bundle_and_those_are_kept(publish, make_network, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="unet_bundle")
+    blind, lobe = seeing_only(make_network(), BLIND), seeing_only(make_network(), LOBE)
+    replaced = tmp_path / "runs" / "fold_0" / "replaced.pt"
+
+    _, path = publish(BLIND)
+    assert same(published(path), blind)
+    assert not replaced.exists()
+
+    network, _ = publish(LOBE)
+    assert same(published(path), lobe)
+    assert same({k: v.float() for k, v in load_checkpoint(replaced).items()}, blind)
+    assert "before 0.0000" in caplog.text
+    assert same(network.state_dict(), lobe)
+
+    network, _ = publish(BLIND)
+    assert same(published(path), lobe)
+    assert "model.pt stays: it scores" in caplog.text
+    assert same(network.state_dict(), blind), "the network that was trained stays as it is"
+
+    written = path.stat().st_mtime_ns
+    publish(LOBE)
+    assert path.stat().st_mtime_ns == written, "equal is not better"
+
+
+@pytest.mark.parametrize("content", [b"damaged", None], ids=["damaged", "another network"])
+def test_weights_that_do_not_fit_are_replaced_with_a_warning_and_kept(content, publish, make_network, tmp_path, caplog):
+    path = tmp_path / "models" / "model.pt"
+    save_atomically(make_network(channels=[2, 4, 4]).state_dict(), path)
+    if content is not None:
+        path.write_bytes(content)
+    before = path.read_bytes()
+
+    publish(BLIND)
+    assert same(published(path), seeing_only(make_network(), BLIND))
+    assert (tmp_path / "runs" / "fold_0" / "replaced.pt").read_bytes() == before
+    warning = next(record for record in caplog.records if record.levelno == logging.WARNING)
+    assert warning.getMessage().startswith("models/model.pt ")
+    assert warning.getMessage().endswith(" It is replaced.")
+
+
+@pytest.mark.filterwarnings("ignore:`dataloader` is empty")
+def test_without_validation_cases_the_last_weights_are_published(publish, make_network):
+    for label in (LOBE, BLIND):
+        _, path = publish(label, items=[])
+        assert same(published(path), seeing_only(make_network(), label))
+
+
+def test_weights_of_another_fold_stay_for_they_have_seen_these_cases(publish, make_network, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="unet_bundle")
+    _, path = publish(BLIND, fold=0)
+    publish(LOBE, fold=1)
+    assert same(published(path), seeing_only(make_network(), BLIND))
+    assert "model.pt stays: it belongs to fold 0; those of this run are fold_1/best.pt." in caplog.text
+    assert (tmp_path / "runs" / "fold_1" / "best.pt").is_file()
+
+
+def test_weights_are_not_scored_on_cases_they_were_trained_on(publish):
+    _, path = publish(BLIND, fold=2)
+    assert weights_to_score(str(path), 2, "validation") == str(path)
+    assert weights_to_score(str(path), 0, "all") == str(path)
+    with pytest.raises(ConfigError, match=r"belongs to fold 2 .* evaluate --fold 2, or give --checkpoint runs/fold_0"):
+        weights_to_score(str(path), 0, "validation")
+
+
+def test_weights_of_an_unknown_fold_can_be_scored(tmp_path):
+    path = str(tmp_path / "models" / "model.pt")
+    assert weights_to_score(path, 3, "validation") == path
+
+
+@pytest.fixture
+def start(make_network: Any, make_evaluator: Any, patches: Any, tmp_path: Path) -> Callable[[], None]:
+    """A function that does what the start of a training does to what it will publish."""
+    network = make_network()
+    publisher = PublishModel(
+        network, make_evaluator(network, patches), EvaluationStep(), None, 4, "", str(tmp_path / "models" / "model.pt"),
+        0, INPUTS, str(tmp_path / "configs" / "inference.json"),
+    )  # fmt: skip
+    return lambda: publisher._check_inputs(None)
+
+
+def test_training_at_another_spacing_than_inference_is_refused_at_its_start(start, tmp_path):
+    start()  # no inference.json: a host's own
+    config = tmp_path / "configs" / "inference.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps(INPUTS))
+    start()
+    config.write_text(json.dumps({**INPUTS, "spacing": [2.0, 2.0, 2.0]}))
+    with pytest.raises(ConfigError, match=r"^spacing is .*2\.5.* but \[2\.0, 2\.0, 2\.0\] in inference\.json"):
+        start()
