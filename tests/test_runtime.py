@@ -104,9 +104,10 @@ def test_unknown_key_is_refused_with_the_closest_known_one(check: Check, key: st
 @pytest.mark.parametrize(
     ("key", "value", "kind"),
     [
-        ("batch_size", "many", "a number"),
-        ("batch_size", True, "a number"),
-        ("batch_size", [2], "a number"),
+        ("batch_size", "many", "a whole number"),
+        ("batch_size", True, "a whole number"),
+        ("batch_size", [2], "a whole number"),
+        ("batch_size", 2.5, "a whole number"),
         ("resume", "yes please", "true or false"),
         ("patch_size", "32", "a list"),
         ("patch_size", 32, "a list"),

@@ -174,7 +174,7 @@ def test_broken_config(bundle: Path, scans: Path, tmp_path: Path, capsys: pytest
         (["--train#foo", "3"], "'train::foo' has no effect"),
         (["--nowhere::there", "3"], "has no 'nowhere'"),
         (["--network_def::deeper::there", "3"], "has no 'network_def::deeper'"),
-        (["--batch_size", "many"], "'batch_size' must be a number"),
+        (["--batch_size", "many"], "'batch_size' must be a whole number"),
         (["--dataset_dir", "x"], "leave it out"),
         (["--foo"], "--foo has no value"),
     ],

@@ -32,8 +32,8 @@ def bare(network: nn.Module) -> nn.Module:
 
 def save_atomically(content: Any, path: Path) -> None:
     """Write `content` with ``torch.save`` so that `path` is either the old file or the complete new one."""
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)  # given a path, it writes the temporary name into the file
 
 
 def load_checkpoint(path: Path) -> Any:

@@ -1,8 +1,4 @@
-"""The configs of a bundle, from a plan: the one template there is.
-
-Every knob a person turns is a top-level value; the wiring stands below and refers to it by ``@``. Each config names the
-files it is made of, so that a run can refuse keys it does not know.
-"""
+"""train.json, and what is laid over it for several processes."""
 
 from __future__ import annotations
 
@@ -10,232 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from unet_bundle.planning.plan import Plan
-
-Config = dict[str, Any]
-
-START = "unet_bundle.runtime.start_run"
+from unet_bundle.planning.template.shared import (
+    DEVICE,
+    JOINED,
+    OTHER_PROCESS,
+    START,
+    Config,
+    cases,
+    grid,
+    loading,
+    network,
+    sliding_window,
+    stated_files,
+)
 
 HALF_TURN = 3.1416
 """Radians of half a turn: the largest rotation in an anisotropic plane, as nnU-Net turns there."""
 TILT = 0.5236
 """Radians (30 degrees) of the largest rotation about each axis of a roughly isotropic patch (nnU-Net's range)."""
-
-
-def configs(plan: Plan) -> dict[str, Config]:
-    """All configs of a bundle by file name, but for metadata.json."""
-    return {
-        "train.json": train_config(plan),
-        "evaluate.json": evaluate_config(plan),
-        "inference.json": inference_config(plan),
-        "multi_gpu_train.json": multi_gpu_train_config(),
-        "multi_gpu_evaluate.json": multi_gpu_evaluate_config(),
-    }
-
-
-# --- shared parts -----------------------------------------------------------------------------------------------
-
-
-def _network(plan: Plan) -> Config:
-    return {"_target_": "unet_bundle.networks.UNet", **plan.network}
-
-
-def _loading(plan: Plan, keys: list[str]) -> list[Config]:
-    """Read, turn to the plan's axes, resample, normalise: what training and inference do alike."""
-    channels = [plan.in_channels, 1][: len(keys)]
-    modes = ["bilinear", "nearest"][: len(keys)]
-    return [
-        {"_target_": "unet_bundle.io.LoadImaged", "keys": keys, "channels": channels},
-        *[
-            {"_target_": "unet_bundle.transforms.CheckLabelsd", "keys": k, "num_classes": "@num_classes"}
-            for k in keys[1:]
-        ],
-        {"_target_": "Orientationd", "keys": keys, "axcodes": "@orientation", "labels": None},
-        {
-            "_target_": "unet_bundle.transforms.ResampleToSpacingd",
-            "keys": keys,
-            "spacing": "@spacing",
-            "mode": modes,
-        },
-        {"_target_": "unet_bundle.transforms.NormalizeChannelsd", "keys": "image", "schemes": "@normalization"},
-    ]
-
-
-def _sliding_window(overlap: str) -> Config:
-    return {
-        "_target_": "SlidingWindowInferer",
-        "roi_size": "@patch_size",
-        "sw_batch_size": "@sw_batch_size",
-        "overlap": overlap,
-        "mode": "gaussian",
-        "padding_mode": "constant",
-    }
-
-
-def _grid(plan: Plan) -> Config:
-    return {
-        "orientation": plan.orientation,
-        "spacing": plan.spacing,
-        "normalization": plan.normalization,
-        "patch_size": plan.patch_size,
-    }
-
-
-OTHER_PROCESS = "$torch.distributed.is_initialized() and torch.distributed.get_rank() > 0"
-"""True in all processes but the one that writes files."""
-DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
-
-
-# --- inference --------------------------------------------------------------------------------------------------
-
-
-def inference_config(plan: Plan) -> Config:
-    """``inference.json``: scans of a folder to label maps on their own grids; complete by itself, as hosts need."""
-    return {
-        "config_files": ["inference.json"],
-        "bundle_root": ".",
-        "dataset_dir": None,
-        "output_dir": "$@bundle_root + '/eval'",
-        "checkpoint": "$@bundle_root + '/models/model.pt'",
-        "device": DEVICE,
-        "precision": "float32",
-        "overlap": plan.overlap,
-        "sw_batch_size": 1,
-        "num_workers": 0,
-        **_grid(plan),
-        "displayable_configs": {"overlap": "@overlap", "sw_batch_size": "@sw_batch_size"},
-        "network_def": _network(plan),
-        "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": _loading(plan, ["image"])},
-        "dataset": {
-            "_target_": "Dataset",
-            "data": {
-                "_target_": "unet_bundle.io.find_images",
-                "dataset_dir": "@dataset_dir",
-                **({"channels": plan.in_channels} if plan.in_channels > 1 else {}),
-            },
-            "transform": "@preprocessing",
-        },
-        "dataloader": {
-            "_target_": "DataLoader",
-            "dataset": "@dataset",
-            "batch_size": 1,
-            "shuffle": False,
-            "num_workers": "@num_workers",
-        },
-        "inferer": _sliding_window("@overlap"),
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {
-                    "_target_": "Invertd",
-                    "keys": "pred",
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": False,
-                    "to_tensor": True,
-                },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-                {
-                    "_target_": "unet_bundle.io.SaveImaged",
-                    "keys": "pred",
-                    "output_dir": "@output_dir",
-                    "dtype": "uint8" if len(plan.labels) <= 256 else "uint16",
-                },
-            ],
-        },
-        "handlers": [
-            {
-                "_target_": "unet_bundle.training.CheckpointLoader",
-                "load_path": "@checkpoint",
-                "load_dict": {"model": "@network"},
-            },
-            {"_target_": "unet_bundle.training.Progress", "description": "Segmenting"},
-        ],
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "iteration_update": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
-            "postprocessing": "@postprocessing",
-            "val_handlers": "@handlers",
-        },
-        "initialize": [{"_target_": START, "config_files": "@config_files"}],
-        "run": ["$@evaluator.run()"],
-    }
-
-
-def evaluate_config(plan: Plan) -> Config:
-    """``evaluate.json``: laid over inference.json; scores a fold against the untouched label files.
-
-    It addresses nothing inside what it is laid over, since federated hosts lay it over train.json: there they find
-    train.json's own validation, beside entries that nothing uses.
-    """
-    return {
-        "+config_files": ["evaluate.json"],
-        "part": "validation",
-        "fold": 0,
-        "folds": plan.folds,
-        "subject_key": plan.subject_key,
-        "splits_file": plan.splits_file,
-        **_stated_files(plan),
-        "split_seed": plan.seed,
-        "labels": plan.labels,
-        "num_classes": len(plan.labels),
-        "surface_tolerance": plan.surface_tolerance,
-        "worst_cases": 3,
-        "checkpoint": {
-            "_target_": "unet_bundle.training.weights_to_score",
-            "path": "$@bundle_root + '/models/model.pt'",
-            "fold": "@fold",
-            "part": "@part",
-        },
-        "loading": {
-            "_target_": "Compose",
-            "transforms": ["@preprocessing", {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1}],
-        },
-        "+dataset": {"data": _cases(plan, "@part"), "transform": "@loading"},
-        "key_metric": {"val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}},
-        "+evaluator": {"key_val_metric": "@key_metric"},
-        "+handlers": [
-            {
-                "_target_": "unet_bundle.evaluation.SaveScores",
-                "labels": "@labels",
-                "output_dir": "@output_dir",
-                "surface_tolerance": "@surface_tolerance",
-                "worst_cases": "@worst_cases",
-            }
-        ],
-        "initialize": [{"_target_": START, "config_files": "@config_files"}],
-        "run": ["$@evaluator.run()"],
-    }
-
-
-def _stated_files(plan: Plan) -> Config:
-    """Where images and labels lie, for a data set whose layout is stated because it is not known."""
-    return {} if plan.image_files is None else {"image_files": plan.image_files, "label_files": plan.label_files}
-
-
-def _cases(plan: Plan, part: str) -> Config:
-    """The labelled cases of a part of a fold, as a component: hosts replace it by a list of their own."""
-    return {
-        "_target_": "unet_bundle.io.select_cases",
-        "cases": {
-            "_target_": "unet_bundle.io.find_cases",
-            "dataset_dir": "@dataset_dir",
-            **{key: f"@{key}" for key in _stated_files(plan)},
-        },
-        "part": part,
-        "fold": "@fold",
-        "folds": "@folds",
-        "subject_key": "@subject_key",
-        "splits_file": "@splits_file",
-        "seed": "@split_seed",
-    }
-
-
-# --- training ---------------------------------------------------------------------------------------------------
 
 
 def _random_transforms(plan: Plan) -> list[Config]:
@@ -304,7 +92,7 @@ def train_config(plan: Plan) -> Config:
         "folds": plan.folds,
         "subject_key": plan.subject_key,
         "splits_file": plan.splits_file,
-        **_stated_files(plan),
+        **stated_files(plan),
         "split_seed": plan.seed,
         "output_dir": "$@bundle_root + '/runs/fold_' + str(@fold)",
         "checkpoint": "$@bundle_root + '/models/model.pt'",
@@ -325,8 +113,8 @@ def train_config(plan: Plan) -> Config:
         "num_workers": 1,
         "cache_bytes": None,
         "num_classes": len(plan.labels),
-        **_grid(plan),
-        "network_def": _network(plan),
+        **grid(plan),
+        "network_def": network(plan),
         "network": "$@network_def.to(@device)",
         "optimizer": {
             "_target_": "torch.optim.AdamW",
@@ -345,7 +133,7 @@ def train_config(plan: Plan) -> Config:
             },
         },
         "train": {
-            "deterministic_transforms": _loading(plan, ["image", "label"]),
+            "deterministic_transforms": loading(plan, ["image", "label"]),
             "random_transforms": _random_transforms(plan),
             "preprocessing": {
                 "_target_": "Compose",
@@ -353,7 +141,7 @@ def train_config(plan: Plan) -> Config:
             },
             "dataset": {
                 "_target_": "unet_bundle.training.CaseDataset",
-                "data": _cases(plan, "train"),
+                "data": cases(plan, "train"),
                 "transform": "@train::preprocessing",
                 "cache_bytes": "@cache_bytes",
             },
@@ -461,7 +249,7 @@ def train_config(plan: Plan) -> Config:
             "preprocessing": {"_target_": "Compose", "transforms": "@train::deterministic_transforms"},
             "dataset": {
                 "_target_": "unet_bundle.training.CaseDataset",
-                "data": _cases(plan, "validation"),
+                "data": cases(plan, "validation"),
                 "transform": "@validate::preprocessing",
                 "cache_bytes": "@cache_bytes",
             },
@@ -472,7 +260,7 @@ def train_config(plan: Plan) -> Config:
                 "shuffle": False,
                 "num_workers": 0,
             },
-            "inferer": _sliding_window("@val_overlap"),
+            "inferer": sliding_window("@val_overlap"),
             "step": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
             "postprocessing": {
                 "_target_": "Compose",
@@ -516,12 +304,6 @@ def train_config(plan: Plan) -> Config:
     }
 
 
-# --- several processes ------------------------------------------------------------------------------------------
-
-
-JOINED = [{"_target_": START, "config_files": "@config_files"}, {"_target_": "unet_bundle.training.start_processes"}]
-
-
 def multi_gpu_train_config() -> Config:
     """``multi_gpu_train.json``: laid over train.json, for torchrun."""
     return {
@@ -540,22 +322,5 @@ def multi_gpu_train_config() -> Config:
         },
         "validate::dataloader::sampler": "@validate::sampler",
         "initialize": [*JOINED, {"_target_": "monai.utils.set_determinism", "seed": "@seed"}],
-        "finalize": ["$torch.distributed.destroy_process_group()"],
-    }
-
-
-def multi_gpu_evaluate_config() -> Config:
-    """``multi_gpu_evaluate.json``: laid over inference.json and evaluate.json, for torchrun."""
-    return {
-        "+config_files": ["multi_gpu_evaluate.json"],
-        "device": {"_target_": "unet_bundle.training.local_device"},
-        "sampler": {
-            "_target_": "DistributedSampler",
-            "dataset": "@dataset",
-            "even_divisible": False,
-            "shuffle": False,
-        },
-        "dataloader::sampler": "@sampler",
-        "initialize": JOINED,
         "finalize": ["$torch.distributed.destroy_process_group()"],
     }

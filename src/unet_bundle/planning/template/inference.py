@@ -1,0 +1,158 @@
+"""inference.json, and what is laid over it to score a fold, by one process or several."""
+
+from __future__ import annotations
+
+from unet_bundle.planning.plan import Plan
+from unet_bundle.planning.template.shared import (
+    DEVICE,
+    JOINED,
+    START,
+    Config,
+    cases,
+    grid,
+    loading,
+    network,
+    sliding_window,
+    stated_files,
+)
+
+
+def inference_config(plan: Plan) -> Config:
+    """``inference.json``: scans of a folder to label maps on their own grids; complete by itself, as hosts need."""
+    return {
+        "config_files": ["inference.json"],
+        "bundle_root": ".",
+        "dataset_dir": None,
+        "output_dir": "$@bundle_root + '/eval'",
+        "checkpoint": "$@bundle_root + '/models/model.pt'",
+        "device": DEVICE,
+        "precision": "float32",
+        "overlap": plan.overlap,
+        "sw_batch_size": 1,
+        "num_workers": 0,
+        **grid(plan),
+        "displayable_configs": {"overlap": "@overlap", "sw_batch_size": "@sw_batch_size"},
+        "network_def": network(plan),
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": loading(plan, ["image"])},
+        "dataset": {
+            "_target_": "Dataset",
+            "data": {
+                "_target_": "unet_bundle.io.find_images",
+                "dataset_dir": "@dataset_dir",
+                **({"channels": plan.in_channels} if plan.in_channels > 1 else {}),
+            },
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 1,
+            "shuffle": False,
+            "num_workers": "@num_workers",
+        },
+        "inferer": sliding_window("@overlap"),
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {
+                    "_target_": "Invertd",
+                    "keys": "pred",
+                    "transform": "@preprocessing",
+                    "orig_keys": "image",
+                    "nearest_interp": False,
+                    "to_tensor": True,
+                },
+                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                {
+                    "_target_": "unet_bundle.io.SaveImaged",
+                    "keys": "pred",
+                    "output_dir": "@output_dir",
+                    "dtype": "uint8" if len(plan.labels) <= 256 else "uint16",
+                },
+            ],
+        },
+        "handlers": [
+            {
+                "_target_": "unet_bundle.training.CheckpointLoader",
+                "load_path": "@checkpoint",
+                "load_dict": {"model": "@network"},
+            },
+            {"_target_": "unet_bundle.training.Progress", "description": "Segmenting"},
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "iteration_update": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+        },
+        "initialize": [{"_target_": START, "config_files": "@config_files"}],
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def evaluate_config(plan: Plan) -> Config:
+    """``evaluate.json``: laid over inference.json; scores a fold against the untouched label files.
+
+    It addresses nothing inside what it is laid over, since federated hosts lay it over train.json: there they find
+    train.json's own validation, beside entries that nothing uses.
+    """
+    return {
+        "+config_files": ["evaluate.json"],
+        "part": "validation",
+        "fold": 0,
+        "folds": plan.folds,
+        "subject_key": plan.subject_key,
+        "splits_file": plan.splits_file,
+        **stated_files(plan),
+        "split_seed": plan.seed,
+        "labels": plan.labels,
+        "num_classes": len(plan.labels),
+        "surface_tolerance": plan.surface_tolerance,
+        "worst_cases": 3,
+        "checkpoint": {
+            "_target_": "unet_bundle.training.weights_to_score",
+            "path": "$@bundle_root + '/models/model.pt'",
+            "fold": "@fold",
+            "part": "@part",
+        },
+        "loading": {
+            "_target_": "Compose",
+            "transforms": ["@preprocessing", {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1}],
+        },
+        "+dataset": {"data": cases(plan, "@part"), "transform": "@loading"},
+        "key_metric": {"val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}},
+        "+evaluator": {"key_val_metric": "@key_metric"},
+        "+handlers": [
+            {
+                "_target_": "unet_bundle.evaluation.SaveScores",
+                "labels": "@labels",
+                "output_dir": "@output_dir",
+                "surface_tolerance": "@surface_tolerance",
+                "worst_cases": "@worst_cases",
+            }
+        ],
+        "initialize": [{"_target_": START, "config_files": "@config_files"}],
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def multi_gpu_evaluate_config() -> Config:
+    """``multi_gpu_evaluate.json``: laid over inference.json and evaluate.json, for torchrun."""
+    return {
+        "+config_files": ["multi_gpu_evaluate.json"],
+        "device": {"_target_": "unet_bundle.training.local_device"},
+        "sampler": {
+            "_target_": "DistributedSampler",
+            "dataset": "@dataset",
+            "even_divisible": False,
+            "shuffle": False,
+        },
+        "dataloader::sampler": "@sampler",
+        "initialize": JOINED,
+        "finalize": ["$torch.distributed.destroy_process_group()"],
+    }

@@ -1,0 +1,88 @@
+"""What several configs have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unet_bundle.planning.plan import Plan
+
+Config = dict[str, Any]
+
+START = "unet_bundle.runtime.start_run"
+JOINED = [{"_target_": START, "config_files": "@config_files"}, {"_target_": "unet_bundle.training.start_processes"}]
+
+
+def network(plan: Plan) -> Config:
+    """The network as a component."""
+    return {"_target_": "unet_bundle.networks.UNet", **plan.network}
+
+
+def loading(plan: Plan, keys: list[str]) -> list[Config]:
+    """Read, turn to the plan's axes, resample, normalise: what training and inference do alike."""
+    channels = [plan.in_channels, 1][: len(keys)]
+    modes = ["bilinear", "nearest"][: len(keys)]
+    return [
+        {"_target_": "unet_bundle.io.LoadImaged", "keys": keys, "channels": channels},
+        *[
+            {"_target_": "unet_bundle.transforms.CheckLabelsd", "keys": k, "num_classes": "@num_classes"}
+            for k in keys[1:]
+        ],
+        {"_target_": "Orientationd", "keys": keys, "axcodes": "@orientation", "labels": None},
+        {
+            "_target_": "unet_bundle.transforms.ResampleToSpacingd",
+            "keys": keys,
+            "spacing": "@spacing",
+            "mode": modes,
+        },
+        {"_target_": "unet_bundle.transforms.NormalizeChannelsd", "keys": "image", "schemes": "@normalization"},
+    ]
+
+
+def sliding_window(overlap: str) -> Config:
+    """Windows of the patch's size over the scan, weighted towards their middles; `overlap` is a reference."""
+    return {
+        "_target_": "SlidingWindowInferer",
+        "roi_size": "@patch_size",
+        "sw_batch_size": "@sw_batch_size",
+        "overlap": overlap,
+        "mode": "gaussian",
+        "padding_mode": "constant",
+    }
+
+
+def grid(plan: Plan) -> Config:
+    """What training and inference must agree on for the network to see the same."""
+    return {
+        "orientation": plan.orientation,
+        "spacing": plan.spacing,
+        "normalization": plan.normalization,
+        "patch_size": plan.patch_size,
+    }
+
+
+OTHER_PROCESS = "$torch.distributed.is_initialized() and torch.distributed.get_rank() > 0"
+"""True in all processes but the one that writes files."""
+DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
+
+
+def stated_files(plan: Plan) -> Config:
+    """Where images and labels lie, for a data set whose layout is stated because it is not known."""
+    return {} if plan.image_files is None else {"image_files": plan.image_files, "label_files": plan.label_files}
+
+
+def cases(plan: Plan, part: str) -> Config:
+    """The labelled cases of a part of a fold, as a component: hosts replace it by a list of their own."""
+    return {
+        "_target_": "unet_bundle.io.select_cases",
+        "cases": {
+            "_target_": "unet_bundle.io.find_cases",
+            "dataset_dir": "@dataset_dir",
+            **{key: f"@{key}" for key in stated_files(plan)},
+        },
+        "part": part,
+        "fold": "@fold",
+        "folds": "@folds",
+        "subject_key": "@subject_key",
+        "splits_file": "@splits_file",
+        "seed": "@split_seed",
+    }
