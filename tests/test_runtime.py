@@ -326,3 +326,9 @@ def test_logs_lose_tracebacks_of_our_errors_only(caplog: pytest.LogCaptureFixtur
         root.removeHandler(caplog.handler)
     assert ours.exc_info is None
     assert bug.exc_info is not None
+
+
+@pytest.mark.parametrize("key", ["max_epochs", "batch_size", "val_interval"])
+def test_a_count_of_none_is_refused(key):
+    with pytest.raises(ConfigError, match=rf"'{key}' must be at least 1, not 0"):
+        check_keys({key: 0}, {key: 5})

@@ -33,6 +33,8 @@ COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_
 """Keys MONAI itself reads in a component."""
 TRACKING_KEYS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0"})
 """Top-level values that MONAI's experiment tracking adds to a config, asked for or not used by it."""
+AT_LEAST_ONE = frozenset({"max_epochs", "iterations_per_epoch", "val_interval", "batch_size", "sw_batch_size"})
+"""Top-level numbers that stand for a count of something that has to happen."""
 IGNORED_TOP_LEVEL = frozenset({"_meta_"})
 
 PACKAGE = __name__.partition(".")[0]
@@ -140,6 +142,8 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
         return
     if not fits:
         raise ConfigError(f"Configuration key {identifier!r} must be {kind}, not {value!r}.")
+    if identifier in AT_LEAST_ONE and value < 1:
+        raise ConfigError(f"Configuration key {identifier!r} must be at least 1, not {value!r}.")
 
 
 def _references(config: Any) -> Iterator[str]:
@@ -295,6 +299,8 @@ class _OneLineErrors(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if "=== Transform input info" in text or record.name == "DataStats":
+            return False
+        if "is terminating due to exception" in text:  # Ignite says so, in full, before the error itself is reported
             return False
         if record.exc_info and error_message(record.exc_info[1]) is not None:
             record.exc_info = record.exc_text = None

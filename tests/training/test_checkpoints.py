@@ -9,7 +9,7 @@ from ignite.engine import Engine
 
 from unet_bundle.errors import CheckpointError
 from unet_bundle.networks import UNet
-from unet_bundle.training import CheckpointLoader
+from unet_bundle.training import CheckpointLoader, RunCheckpoints, TrainStep
 from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
 
 
@@ -139,3 +139,20 @@ def test_saving_that_fails_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
         save_atomically({"a": lambda: None}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_run_sets_the_files_of_the_one_before_aside(
+    make_network, make_trainer, make_evaluator, patches, tmp_path
+):
+    network = make_network()
+    trainer = make_trainer(network, patches, TrainStep("float32"))
+    checkpoints = RunCheckpoints(network, trainer.optimizer, make_evaluator(network, patches), str(tmp_path), 1)
+    for name in ("last.pt", "best.pt"):
+        (tmp_path / name).write_text(f"{name} of the run before")
+    checkpoints._start(trainer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier_best.pt", "earlier_last.pt"]
+    assert (tmp_path / "earlier_last.pt").read_text() == "last.pt of the run before"
+
+    again = RunCheckpoints(network, trainer.optimizer, checkpoints.evaluator, str(tmp_path), 1, resume=True)
+    with pytest.raises(CheckpointError, match="there is no run to resume"):
+        again._start(trainer)

@@ -1,4 +1,5 @@
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader
-from monai.transforms import Compose
+from monai.transforms import Compose, Transform
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import LoadImaged, find_cases
@@ -159,3 +160,28 @@ def test_a_broken_case_is_named(
     assert message is not None
     assert "broken_case.nii.gz" in message
     assert "\n" not in message
+
+
+class Read(Transform):
+    """Reads for a while, but fails on the first case at once; knows who is still reading."""
+
+    def __init__(self) -> None:
+        self.running: set[int] = set()
+
+    def __call__(self, item: dict[str, int]) -> dict[str, torch.Tensor]:
+        if item["case"] == 0:
+            raise InputError("case 0 is broken")
+        self.running.add(item["case"])
+        time.sleep(0.2)
+        self.running.discard(item["case"])
+        return {"image": torch.zeros(1)}
+
+
+def test_when_a_case_fails_no_thread_goes_on_reading():
+    read = Read()
+    dataset = CaseDataset([], Compose([read]), progress=False)
+    dataset.data, dataset.cache_num = [{"case": index} for index in range(50)], 50
+    with pytest.raises(RuntimeError) as error:
+        dataset._fill_cache()
+    assert not read.running
+    assert error_message(error.value) == "case 0 is broken"

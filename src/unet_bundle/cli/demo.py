@@ -140,7 +140,7 @@ Look at
   {bundle / "docs" / "README.md"}   every choice of the plan with its reason
 
 Try next
-  unet-bundle train {bundle} {root / "dataset"} --max-minutes 10 --fold 1
+  unet-bundle train {bundle} {root / "dataset"} --max-minutes 10
   unet-bundle predict {bundle} YOUR_SCAN.nii.gz segmentations/
   tensorboard --logdir {bundle / "runs"}
   unet-bundle plan YOUR_DATASET --output YOUR_BUNDLE"""

@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.input} does not exist: give a scan or a folder of scans.")
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"{args.output} is a file: give a folder for the label maps.")
+    if args.output.resolve() == (args.input if args.input.is_dir() else args.input.parent).resolve():
+        raise ConfigError(f"{args.output} holds the scans: label maps among them would be taken for scans next time.")
     own = {"dataset_dir": str(args.input), "output_dir": str(args.output)}
     overrides = parse_overrides(args.overrides, own)
     channels = read_config(args.bundle, FILES[0])["network_def"]["in_channels"]
@@ -86,6 +88,13 @@ def _segment(workflow: Any, todo: list[dict[str, str]]) -> dict[str, str]:
 
     preprocessing = workflow.parser.get_parsed_content("preprocessing")
     refused: dict[str, str] = {}
+    output = Path(workflow.parser.get_parsed_content("output_dir"))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{output} cannot be made ({error.strerror}): give another folder for the label maps."
+        ) from error
     for number, item in enumerate(todo, start=1):
         name = case_name(item["image"])
         logger.info("%d of %d: %s", number, len(todo), name)

@@ -15,6 +15,7 @@ from unet_bundle.cli.workflow import (
     parse_overrides,
     say,
 )
+from unet_bundle.errors import ConfigError
 from unet_bundle.runtime import EXIT_OK
 
 FILES = ("train.json",)
@@ -46,7 +47,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--fold", type=int, default=0, help="the fold to validate on (default: 0)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        "--max-minutes", type=float, help="stop within this time; the epochs are counted out at the start"
+        "--max-minutes", type=float, help="train this long, reading the scans not counted; the epochs are counted out"
     )
     length.add_argument("--max-epochs", type=int, help="default: what the plan says")
     parser.add_argument("--resume", action="store_true", help="go on with the run that is in the run folder")
@@ -56,6 +57,8 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train a bundle."""
+    if args.max_minutes is not None and not args.max_minutes > 0:
+        raise ConfigError(f"--max-minutes must be positive, not {args.max_minutes:g}.")
     own: Overrides = {"dataset_dir": str(args.dataset), "fold": args.fold}
     for key in ("max_minutes", "max_epochs"):
         if getattr(args, key) is not None:

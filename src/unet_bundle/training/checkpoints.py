@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 LAST = "last.pt"
 BEST = "best.pt"
+EARLIER = "earlier_"
+"""What the files of the run before are called by, when a new one starts in its folder."""
 LONGEST_REASON = 300
 """Characters of a foreign network's complaint about weights: torch lists every tensor."""
 
@@ -151,6 +153,11 @@ class RunCheckpoints:
         if self.resume:
             self._load(engine)
             self.resume = False  # a host may run the engine again, from where it is then
+        elif is_main_process() and engine.state.epoch == 0:
+            # What an earlier run left must not be taken for this one's; weights are dear, so it is not removed.
+            for name in (LAST, BEST):
+                if (self.folder / name).is_file():
+                    (self.folder / name).replace(self.folder / f"{EARLIER}{name}")
 
     def _load(self, engine: Engine) -> None:
         path = self.folder / LAST

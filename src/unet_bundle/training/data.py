@@ -12,6 +12,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from monai.data import CacheDataset
 from monai.transforms import Compose
 from torch.utils.data import DistributedSampler
+from tqdm import tqdm
 
 from unet_bundle.errors import ConfigError, InputError
 
@@ -69,6 +71,21 @@ class CaseDataset(CacheDataset):
         super().__init__(data=[], transform=transform, num_workers=num_workers, progress=progress, copy_cache=False)
         self.set_num = self._cases_that_fit(data, cache_bytes)
         self.set_data(data)
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
+        """Prepare the cases in threads; when one fails, return only after the others have stopped.
+
+        MONAI's pool leaves its threads behind then, and a thread still inside torch at exit aborts the process.
+        """
+        indices = range(self.cache_num) if indices is None else indices
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            prepared = [pool.submit(self._load_cache_item, index) for index in indices]
+            bar = tqdm(prepared, desc="Reading cases", disable=None if self.progress else True, leave=False)
+            try:
+                return [case.result() for case in bar]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def _cases_that_fit(self, data: Sequence[dict[str, Any]], cache_bytes: int | None) -> int:
         if not data:

@@ -12,7 +12,7 @@ from monai.utils import convert_to_dst_type
 from unet_bundle.errors import ConfigError, InputError
 
 MIN_STD = 1e-8
-"""Least standard deviation that is divided by, as in nnU-Net: a constant image becomes zero, not NaN."""
+"""Least standard deviation that is divided by, as in nnU-Net."""
 
 Scheme = Mapping[str, Any]
 
@@ -57,6 +57,8 @@ class NormalizeChannelsd(MapTransform):
                     "give a scan like those the model was trained on"
                 )
             voxels = torch.as_tensor(image).as_subclass(torch.Tensor).to(torch.float32)
+            if any(bool(channel.min() == channel.max()) for channel in voxels):
+                raise InputError(f"{_name_of(image, key)} holds one value only: there is no picture in it to segment")
             channels = [
                 _SCHEMES[scheme["scheme"]](channel, scheme)
                 for channel, scheme in zip(voxels, self.schemes, strict=True)
