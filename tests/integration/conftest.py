@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -69,6 +70,8 @@ class CommandLine:
         return subprocess.Popen(
             [str(word) for word in command], cwd=self.folder, env={**os.environ, **settings}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            # Where the tests run in the background of a shell, they and what they start would ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
     def monai(self, *arguments: str | Path) -> Result:

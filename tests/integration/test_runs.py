@@ -79,6 +79,12 @@ def test_all_verbs_of_our_command_line(cli: Any, bundle: Path, phantom_data: Pat
     done = cli.unet_bundle("train", bundle, phantom_data, *arguments).succeeded()
     assert "Trained; curves and checkpoints" in done.out
     assert (bundle / "runs" / "fold_1" / "best.pt").is_file()
-    done = cli.unet_bundle("evaluate", bundle, phantom_data, "--fold", "1").succeeded()
+
+    # The bundle's weights are those of fold 0, which have seen the cases of fold 1.
+    unfair = cli.unet_bundle("evaluate", bundle, phantom_data, "--fold", "1")
+    assert unfair.status == 2
+    assert "belongs to fold 0 and was trained on the validation cases of fold 1" in unfair.err
+    best = bundle / "runs" / "fold_1" / "best.pt"
+    done = cli.unet_bundle("evaluate", bundle, phantom_data, "--fold", "1", "--checkpoint", best).succeeded()
     mean = json.loads((bundle / "eval" / "scores.json").read_text())["mean"]
     assert f"{mean:.4f}" in done.out
