@@ -49,8 +49,10 @@ terms:
   bean: {color: [241, 214, 80]}
   vessel: {color: [92, 187, 240]}
 overrides: # a network for a few minutes on a processor without a GPU
-  network: {channels: [16, 32, 64, 128, 160]}
-  iterations_per_epoch: 20
+  patch_size: [48, 48, 16]
+  network: {channels: [16, 32, 64, 128]}
+  mirror_axes: [] # the organs of these bodies lie on one side, and a few minutes are short for learning both
+  iterations_per_epoch: 50
   val_interval: 2
 version: 0.1.0
 changelog:

@@ -71,7 +71,7 @@ class CommandLine:
             [str(word) for word in command], cwd=self.folder, env={**os.environ, **settings}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             # Where the tests run in the background of a shell, they and what they start would ignore Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         )  # fmt: skip
 
     def monai(self, *arguments: str | Path) -> Result:

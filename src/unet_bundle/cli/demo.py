@@ -14,7 +14,7 @@ from unet_bundle.cli.workflow import say
 from unet_bundle.errors import ConfigError
 from unet_bundle.runtime import EXIT_OK
 
-MINUTES = 3.0
+MINUTES = 3.5
 ORGANS = ("lobe", "bean")
 
 EPILOG = """\
