@@ -14,6 +14,7 @@ from unet_bundle.planning.template.shared import (
     network,
     sliding_window,
     stated_files,
+    uneven_shares,
 )
 
 
@@ -146,12 +147,7 @@ def multi_gpu_evaluate_config() -> Config:
     return {
         "+config_files": ["multi_gpu_evaluate.json"],
         "device": {"_target_": "unet_bundle.training.local_device"},
-        "sampler": {
-            "_target_": "DistributedSampler",
-            "dataset": "@dataset",
-            "even_divisible": False,
-            "shuffle": False,
-        },
+        "sampler": uneven_shares("@dataset"),
         "dataloader::sampler": "@sampler",
         "initialize": JOINED,
         "finalize": ["$torch.distributed.destroy_process_group()"],

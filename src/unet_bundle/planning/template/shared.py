@@ -86,3 +86,8 @@ def cases(plan: Plan, part: str) -> Config:
         "splits_file": "@splits_file",
         "seed": "@split_seed",
     }
+
+
+def uneven_shares(dataset: str) -> Config:
+    """Each process gets its own cases to score, none twice to make the shares even; `dataset` is a reference."""
+    return {"_target_": "DistributedSampler", "dataset": dataset, "even_divisible": False, "shuffle": False}

@@ -18,6 +18,7 @@ from unet_bundle.planning.template.shared import (
     network,
     sliding_window,
     stated_files,
+    uneven_shares,
 )
 
 HALF_TURN = 3.1416
@@ -314,12 +315,7 @@ def multi_gpu_train_config() -> Config:
             "module": "$@network_def.to(@device)",
             "device_ids": "$[@device] if @device.type == 'cuda' else None",
         },
-        "validate::sampler": {
-            "_target_": "DistributedSampler",
-            "dataset": "@validate::dataset",
-            "even_divisible": False,
-            "shuffle": False,
-        },
+        "validate::sampler": uneven_shares("@validate::dataset"),
         "validate::dataloader::sampler": "@validate::sampler",
         "initialize": [*JOINED, {"_target_": "monai.utils.set_determinism", "seed": "@seed"}],
         "finalize": ["$torch.distributed.destroy_process_group()"],
