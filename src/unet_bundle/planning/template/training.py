@@ -21,37 +21,41 @@ from unet_bundle.planning.template.shared import (
     uneven_shares,
 )
 
-HALF_TURN = 3.1416
-"""Radians of half a turn: the largest rotation in an anisotropic plane, as nnU-Net turns there."""
-TILT = 0.5236
-"""Radians (30 degrees) of the largest rotation about each axis of a roughly isotropic patch (nnU-Net's range)."""
+HALF_TURN = 180.0
+"""Degrees of half a turn: the largest rotation in an anisotropic plane, as nnU-Net turns there."""
+TILT = 30.0
+"""Degrees of the largest rotation about each axis of a roughly isotropic patch (nnU-Net's range)."""
+MAX_SAMPLES_PER_CLASS = 10_000
+"""Voxels of a class that are remembered as possible middles of patches, spread evenly over it."""
 
 
 def _random_transforms(plan: Plan) -> list[Config]:
-    """Crop with foreground oversampling, turn and scale, mirror, then change intensities (after nnU-Net's recipe)."""
+    """Draw a patch with foreground oversampling, turned, zoomed, mirrored; change intensities (nnU-Net's recipe)."""
     both: Mapping[str, Any] = {"keys": ["image", "label"]}
+    label_type = "$torch.uint8" if len(plan.labels) <= 256 else "$torch.float32"
     return [
-        {"_target_": "EnsureTyped", **both, "dtype": ["$torch.float32", "$torch.float32"], "track_meta": False},
-        {"_target_": "SpatialPadd", **both, "spatial_size": "@patch_size"},
+        {"_target_": "EnsureTyped", **both, "dtype": ["$torch.float32", label_type], "track_meta": False},
         {
-            "_target_": "RandCropByPosNegLabeld",
+            "_target_": "ClassesToIndicesd",
+            "keys": "label",
+            "indices_postfix": "_indices",
+            "num_classes": "@num_classes",
+            "max_samples_per_class": MAX_SAMPLES_PER_CLASS,
+        },
+        {
+            "_target_": "unet_bundle.transforms.RandSpatiald",
             **both,
-            "label_key": "label",
             "spatial_size": "@patch_size",
-            "pos": "@foreground_fraction",
-            "neg": "$1 - @foreground_fraction",
-            "num_samples": 1,
-        },
-        {
-            "_target_": "RandAffined",
-            **both,
-            "prob": 0.3,
-            "rotate_range": _rotation(plan),
-            "scale_range": [0.25] * plan.spatial_dims,
             "mode": ["bilinear", "nearest"],
-            "padding_mode": "border",
+            "indices_key": "label_indices",
+            "foreground_fraction": "@foreground_fraction",
+            "rotate_range": _rotation(plan),
+            "rotate_prob": 0.3,
+            "zoom_range": [0.7, 1.4],
+            "zoom_prob": 0.3,
+            "flip_axes": plan.mirror_axes,
+            "spacing": "@spacing",
         },
-        *[{"_target_": "RandFlipd", **both, "prob": 0.5, "spatial_axis": axis} for axis in plan.mirror_axes],
         {"_target_": "RandGaussianNoised", "keys": "image", "prob": 0.1, "std": 0.3},
         {
             "_target_": "RandGaussianSmoothd",
@@ -72,7 +76,7 @@ def _random_transforms(plan: Plan) -> list[Config]:
 
 
 def _rotation(plan: Plan) -> list[float]:
-    """Largest angle (radians) about each axis: out of the plane of thick slices a rotation would tear structures."""
+    """Largest angle (degrees) about each axis: out of the plane of thick slices a rotation would tear structures."""
     # Half a turn and one flip make a mirror image: where left and right must stay, neither may be all the way round.
     in_plane = HALF_TURN if 0 in plan.mirror_axes else TILT
     if plan.spatial_dims == 2:
