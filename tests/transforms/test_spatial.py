@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.transforms import RandSpatiald
-from unet_bundle.transforms.spatial import PatchDraw, rotation, sample_patch
+from unet_bundle.transforms.sampling import PatchDraw, sample_patch
+from unet_bundle.transforms.spatial import rotation
 
 SHAPE = (30, 26, 22)
 PATCH = (16, 12, 8)

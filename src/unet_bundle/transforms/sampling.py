@@ -1,0 +1,228 @@
+"""Sampling a scan where a patch lies in it: an affine map and a smooth displacement, computed slab by slab.
+
+A coordinate is affine in the patch's voxel plus a cubic spline of a few control values. Both are sums of products of
+one factor per axis, so all coordinates of a slab come out of one matrix product, already in the layout that
+``grid_sample`` reads, and never more than a slab of them exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch.nn import functional
+
+from unet_bundle.transforms.splines import ControlGrid
+
+FloatArray = npt.NDArray[np.float64]
+
+SLAB_VOXELS = 2**17
+"""Voxels whose coordinates are computed at a time: small enough for a CPU's cache, and little memory beside a patch."""
+GPU_SLAB_VOXELS = 2**24
+"""The same on a GPU, where few large steps are faster."""
+
+MODES = ("bilinear", "nearest", "one-hot", "spline")
+"""Linear; the nearest voxel; for label maps, the class with the largest linear weight; cubic spline by SciPy, slow."""
+
+
+@dataclass(frozen=True)
+class PatchDraw:
+    """Where a patch lies in its scan.
+
+    The voxel at the offset o from the patch's middle shows the scan at ``center + matrix @ (o + u(o))``, u being the
+    displacement.
+
+    Attributes:
+        center: Voxel coordinates (of the scan) of the patch's middle; halves where the patch has an even edge.
+        matrix: Steps in the scan, in voxels, for one voxel along each axis of the patch (columns).
+        displacement: Elastic displacement in voxels of the patch, or None.
+        mirrored: Axes of the patch along which `matrix` mirrors it.
+    """
+
+    center: FloatArray
+    matrix: FloatArray
+    displacement: ControlGrid | None = None
+    mirrored: tuple[int, ...] = ()
+
+
+def sample_patch(image: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int], mode: str) -> torch.Tensor:
+    """The patch of an image, zero beyond it.
+
+    Args:
+        image: shape [channels, *spatial].
+        draw: where the patch lies.
+        spatial_size: voxels of the patch per axis.
+        mode: one of `MODES`.
+
+    Returns:
+        Shape [channels, *spatial_size], the type of `image`.
+    """
+    image = torch.as_tensor(image).as_subclass(torch.Tensor)
+    half = (np.asarray(spatial_size) - 1) / 2
+    reach = np.abs(draw.matrix) @ (half if draw.displacement is None else half + draw.displacement.bound())
+    shape = np.asarray(image.shape[1:])
+    low = np.clip(np.floor(draw.center - reach), 0, shape).astype(int)
+    high = np.clip(np.ceil(draw.center + reach) + 1, low, shape).astype(int)
+    region = image[(slice(None), *map(slice, low.tolist(), high.tolist()))]
+    if region.numel() == 0:
+        return image.new_zeros((image.shape[0], *spatial_size))
+    inside = PatchDraw(draw.center - low, draw.matrix, draw.displacement)
+    if _keeps_voxels(inside, half):
+        return _mirrored(region, inside, spatial_size)
+    if mode == "spline":
+        return _spline(region, inside, spatial_size)
+    return _interpolated(region, inside, spatial_size, mode)
+
+
+def coordinates(draw: PatchDraw, spatial_size: Sequence[int]) -> torch.Tensor:
+    """Voxel coordinates in the scan of every voxel of a patch; shape [*spatial_size, axes]."""
+    grid = _Grid(draw, spatial_size, [1.0] * len(spatial_size), [0.0] * len(spatial_size), torch.device("cpu"))
+    return grid.rows(0, spatial_size[0]).flip(-1)
+
+
+def _keeps_voxels(draw: PatchDraw, half: FloatArray) -> bool:
+    """Whether every voxel of the patch falls on one of the scan: mirrored at most."""
+    first = draw.center - half
+    straight = np.array_equal(np.abs(draw.matrix), np.eye(len(draw.matrix)))
+    still = draw.displacement is None or not draw.displacement.values.any()
+    return straight and still and np.array_equal(first, np.rint(first))
+
+
+def _mirrored(region: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int]) -> torch.Tensor:
+    patch = region.new_zeros((region.shape[0], *spatial_size))
+    first = np.rint(draw.center - (np.asarray(spatial_size) - 1) / 2).astype(int)
+    inside, taken = [slice(None)], [slice(None)]
+    for start, edge, side in zip(first.tolist(), spatial_size, region.shape[1:], strict=True):
+        begin, end = max(-start, 0), min(side - start, edge)
+        inside.append(slice(begin, end))
+        taken.append(slice(start + begin, start + end))
+    patch[tuple(inside)] = region[tuple(taken)]
+    mirrored = [axis + 1 for axis in range(len(spatial_size)) if draw.matrix[axis, axis] < 0]
+    return patch.flip(mirrored) if mirrored else patch
+
+
+def _interpolated(region: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int], mode: str) -> torch.Tensor:
+    # Voxel coordinates to grid_sample's: -1 and 1 are the outer faces of the first and last voxel.
+    scale = [2 / side for side in region.shape[1:]]
+    shift = [1 / side - 1 for side in region.shape[1:]]
+    grid = _Grid(draw, spatial_size, scale, shift, region.device)
+    patch = region.new_empty((region.shape[0], *spatial_size))
+    source = region if mode == "one-hot" else region.float()
+    slab_voxels = SLAB_VOXELS if region.device.type == "cpu" else GPU_SLAB_VOXELS
+    workers = torch.get_num_threads() if region.device.type == "cpu" else 1
+    rows = max(slab_voxels // int(np.prod(spatial_size[1:])), 1)
+    for start in range(0, spatial_size[0], rows * workers):
+        stop = min(start + rows * workers, spatial_size[0])
+        slab = _sample_one_hot if mode == "one-hot" else _sample
+        patch[:, start:stop] = slab(source, grid.rows(start, stop), mode, workers)
+    return patch
+
+
+def _sample(source: torch.Tensor, grid: torch.Tensor, mode: str, workers: int) -> torch.Tensor:
+    """The values of `source` at a grid; shape [channels, *grid.shape[:-1]]."""
+    # On a CPU grid_sample runs one thread per image of the batch: the same image in equal shares keeps all busy.
+    shares = workers if grid.shape[0] % workers == 0 else 1
+    parts = functional.grid_sample(
+        source.expand(shares, *source.shape),
+        grid.reshape(shares, grid.shape[0] // shares, *grid.shape[1:]),
+        mode=mode,
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    return parts.transpose(0, 1).reshape(source.shape[0], *grid.shape[:-1])
+
+
+def _sample_one_hot(source: torch.Tensor, grid: torch.Tensor, mode: str, workers: int) -> torch.Tensor:  # noqa: ARG001
+    classes = torch.unique(source)
+    classes = classes[classes != 0]
+    shares = [_sample((source == value).float(), grid, "bilinear", workers) for value in classes]
+    # Beyond the scan is background: it has what the others leave.
+    background = 1 - sum(shares, torch.zeros((source.shape[0], *grid.shape[:-1]), device=source.device))
+    winner = torch.stack([background, *shares]).argmax(dim=0)
+    return torch.cat([classes.new_zeros(1), classes])[winner]
+
+
+def _spline(region: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int]) -> torch.Tensor:
+    where = np.moveaxis(coordinates(draw, spatial_size).numpy(), -1, 0)
+    channels = [
+        ndimage.map_coordinates(channel, where, output=np.float32, order=3, mode="constant")
+        for channel in region.cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(channels)).to(region.device, region.dtype)
+
+
+class _Grid:
+    """Coordinates of a patch, a slab of rows (first axis) at a time; the last axis of space comes first, as in torch.
+
+    Every coordinate is a sum of terms, each a product of one factor per axis: 1 and the voxel's offset for the affine
+    part, the spline's weights for the displacement. All but the last axis are multiplied out per slab; the last one is
+    one matrix product for all coordinates at once.
+    """
+
+    def __init__(
+        self,
+        draw: PatchDraw,
+        spatial_size: Sequence[int],
+        scale: Sequence[float],
+        shift: Sequence[float],
+        device: torch.device,
+    ) -> None:
+        self.size, self.device = list(spatial_size), device
+        dims = len(self.size)
+        gain = np.asarray(scale)
+        matrix = draw.matrix * gain[:, None]
+        self.center = (draw.center * gain + np.asarray(shift))[::-1].copy()
+        self.matrix = matrix[::-1].copy()
+        offsets = [np.arange(edge) - (edge - 1) / 2 for edge in self.size]
+        self.along = [self._tensor(offset) for offset in offsets]
+        self.weights: list[torch.Tensor] = []
+        self.control = None
+        if draw.displacement is not None:
+            mixed = np.tensordot(self.matrix, draw.displacement.values, axes=1)
+            self.weights = [self._tensor(weights) for weights in draw.displacement.weights(self.size)]
+            # Upsampled along all axes but the first and the last, once: [axes, first, *middle, last].
+            self.control = self._tensor(mixed)
+            for axis in range(1, dims - 1):
+                self.control = torch.movedim(
+                    torch.tensordot(self.control, self.weights[axis], dims=([axis + 1], [1])), -1, axis + 1
+                )
+        self.last = self._last_factors()
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Coordinates of the rows from `start` to before `stop`; shape [rows, *spatial_size[1:], axes]."""
+        dims, count = len(self.size), stop - start
+        middle = self.size[1:-1]
+        affine = torch.empty((dims, count, *middle, 2), device=self.device)
+        for axis in range(dims):
+            plane = self.center[axis] + self.matrix[axis, 0] * self.along[0][start:stop].reshape(-1, *[1] * len(middle))
+            if middle:
+                plane = plane + self.matrix[axis, 1] * self.along[1]
+            affine[axis, ..., 0] = plane
+            affine[axis, ..., 1] = self.matrix[axis, -1]
+        factors = affine
+        if self.control is not None:
+            upsampled = torch.movedim(
+                torch.tensordot(self.control, self.weights[0][start:stop], dims=([1], [1])), -1, 1
+            )
+            factors = torch.cat([affine, upsampled], dim=-1)
+        terms = torch.movedim(factors, 0, -2).reshape(count * int(np.prod(middle)), -1)
+        return (terms @ self.last).reshape(count, *middle, self.size[-1], dims)
+
+    def _last_factors(self) -> torch.Tensor:
+        """The last axis' factors, repeated for each coordinate; shape [axes * terms, last edge * axes]."""
+        dims, edge = len(self.size), self.size[-1]
+        rows = [torch.ones(edge, device=self.device), self.along[-1]]
+        if self.control is not None:
+            rows += list(self.weights[-1].T)
+        factors = torch.stack(rows)
+        repeated = torch.zeros((dims, len(rows), edge, dims), device=self.device)
+        for axis in range(dims):
+            repeated[axis, :, :, axis] = factors
+        return repeated.reshape(dims * len(rows), edge * dims)
+
+    def _tensor(self, values: FloatArray) -> torch.Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float32, device=self.device)
