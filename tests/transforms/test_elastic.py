@@ -1,6 +1,7 @@
 """Elastic deformation as a transform: exact, the same for image and label, and at home in MONAI."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -145,8 +146,8 @@ def test_mirrored_organs_swap_sides_and_back() -> None:
     )
 
 
-def test_a_real_scan_keeps_its_volume(shared_data: Path) -> None:
-    dataset = shared_data / "task04_hippocampus"
+def test_a_real_scan_keeps_its_volume(shared_data: Callable[[str], Path]) -> None:
+    dataset = shared_data("task04_hippocampus")
     case = {key: dataset / f"{key}sTr" / "hippocampus_001.nii.gz" for key in ("image", "label")}
     loaded = LoadImaged(["image", "label"], channels=[1, 1])(case)
     deform = RandElasticDeformd(

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_dst_type
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.transforms.sampling import MODES, PatchDraw, sample_patch
+from unet_bundle.transforms.sampling import MODES, PatchDraw, sample_patches
 from unet_bundle.transforms.splines import ControlGrid, control_shape
 
 UNITS = ("voxels", "mm")
@@ -94,11 +95,11 @@ class ElasticDeformation:
         grid = ControlGrid(values, tuple(float(step) or 1.0 for step in steps))
         return grid.unfolded(spatial_size, refuse=self.on_folding == "refuse")
 
-    def _per_axis(self, value: Any, dims: int, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _per_axis(self, value: Any, dims: int, name: str) -> npt.NDArray[np.float64]:
         values = np.asarray(value, dtype=np.float64).ravel()
         if len(values) not in (1, dims):
             raise ConfigError(f"{name} has {len(values)} numbers for an image of {dims} axes: give 1 or {dims}")
-        return np.broadcast_to(values, (dims,)).copy()
+        return np.array(np.broadcast_to(values, (dims,)))
 
 
 class RandElasticDeform(RandomizableTransform):
@@ -177,14 +178,21 @@ class RandElasticDeform(RandomizableTransform):
         """
         if randomize:
             self.randomize(img)
-        if self.displacement is None:
-            return img
-        deformed = sample_patch(img, self._draw(img), tuple(img.shape[1:]), checked_mode(mode or self.mode))
-        return convert_to_dst_type(deformed, img)[0]  # type: ignore[no-any-return]
+        return self.apply([img], [checked_mode(mode or self.mode)])[0]
 
-    def _draw(self, img: torch.Tensor) -> PatchDraw:
-        shape = np.asarray(img.shape[1:])
-        return PatchDraw((shape - 1) / 2, np.eye(len(shape)), self.displacement)
+    def apply(self, images: Sequence[torch.Tensor], modes: Sequence[str]) -> list[torch.Tensor]:
+        """Apply the last draw to several images on one grid.
+
+        Args:
+            images: each of shape [channels, *spatial].
+            modes: for each image.
+        """
+        if self.displacement is None:
+            return list(images)
+        shape = np.asarray(images[0].shape[1:])
+        drawn = PatchDraw((shape - 1) / 2, np.eye(len(shape)), self.displacement)
+        deformed = sample_patches(images, drawn, shape.tolist(), modes)
+        return [convert_to_dst_type(new, old)[0] for new, old in zip(deformed, images, strict=True)]
 
     def _deformation(self, spacing: Sequence[float] | None) -> ElasticDeformation:
         return ElasticDeformation(**self._settings, spacing=spacing)  # type: ignore[arg-type]
@@ -238,11 +246,12 @@ class RandElasticDeformd(MapTransform, RandomizableTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each tensor by its deformed one."""
         deformed = dict(data)
-        drawn = False
-        for key, mode in self.key_iterator(deformed, self.modes):
-            deformed[key] = self.deform(deformed[key], mode=mode, randomize=not drawn)
-            drawn = True
-        return deformed
+        present = list(self.key_iterator(deformed, self.modes))
+        if not present:
+            return deformed
+        self.deform.randomize(deformed[present[0][0]])
+        images = self.deform.apply([deformed[key] for key, _ in present], [mode for _, mode in present])
+        return {**deformed, **dict(zip((key for key, _ in present), images, strict=True))}
 
 
 def checked_mode(mode: str) -> str:

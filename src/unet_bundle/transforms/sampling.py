@@ -7,8 +7,10 @@ one factor per axis, so all coordinates of a slab come out of one matrix product
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,32 +52,38 @@ class PatchDraw:
 
 
 def sample_patch(image: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int], mode: str) -> torch.Tensor:
-    """The patch of an image, zero beyond it.
+    """The patch of one image; see `sample_patches`."""
+    return sample_patches([image], draw, spatial_size, [mode])[0]
+
+
+def sample_patches(
+    images: Sequence[torch.Tensor], draw: PatchDraw, spatial_size: Sequence[int], modes: Sequence[str]
+) -> list[torch.Tensor]:
+    """The same patch of several images, zero beyond them.
 
     Args:
-        image: shape [channels, *spatial].
+        images: each of shape [channels, *spatial], on one grid and one device.
         draw: where the patch lies.
         spatial_size: voxels of the patch per axis.
-        mode: one of `MODES`.
+        modes: one of `MODES` for each image.
 
     Returns:
-        Shape [channels, *spatial_size], the type of `image`.
+        For each image, shape [channels, *spatial_size], its type.
     """
-    image = torch.as_tensor(image).as_subclass(torch.Tensor)
+    images = [torch.as_tensor(image).as_subclass(torch.Tensor) for image in images]
     half = (np.asarray(spatial_size) - 1) / 2
     reach = np.abs(draw.matrix) @ (half if draw.displacement is None else half + draw.displacement.bound())
-    shape = np.asarray(image.shape[1:])
+    shape = np.asarray(images[0].shape[1:])
     low = np.clip(np.floor(draw.center - reach), 0, shape).astype(int)
     high = np.clip(np.ceil(draw.center + reach) + 1, low, shape).astype(int)
-    region = image[(slice(None), *map(slice, low.tolist(), high.tolist()))]
-    if region.numel() == 0:
-        return image.new_zeros((image.shape[0], *spatial_size))
+    within = (slice(None), *map(slice, low.tolist(), high.tolist()))
+    regions = [image[within] for image in images]
     inside = PatchDraw(draw.center - low, draw.matrix, draw.displacement)
+    if regions[0].numel() == 0:
+        return [region.new_zeros((region.shape[0], *spatial_size)) for region in regions]
     if _keeps_voxels(inside, half):
-        return _mirrored(region, inside, spatial_size)
-    if mode == "spline":
-        return _spline(region, inside, spatial_size)
-    return _interpolated(region, inside, spatial_size, mode)
+        return [_mirrored(region, inside, spatial_size) for region in regions]
+    return _interpolated(regions, inside, spatial_size, modes)
 
 
 def coordinates(draw: PatchDraw, spatial_size: Sequence[int]) -> torch.Tensor:
@@ -105,21 +113,28 @@ def _mirrored(region: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int]
     return patch.flip(mirrored) if mirrored else patch
 
 
-def _interpolated(region: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int], mode: str) -> torch.Tensor:
+def _interpolated(
+    regions: Sequence[torch.Tensor], draw: PatchDraw, spatial_size: Sequence[int], modes: Sequence[str]
+) -> list[torch.Tensor]:
+    device, sides = regions[0].device, regions[0].shape[1:]
     # Voxel coordinates to grid_sample's: -1 and 1 are the outer faces of the first and last voxel.
-    scale = [2 / side for side in region.shape[1:]]
-    shift = [1 / side - 1 for side in region.shape[1:]]
-    grid = _Grid(draw, spatial_size, scale, shift, region.device)
-    patch = region.new_empty((region.shape[0], *spatial_size))
-    source = region if mode == "one-hot" else region.float()
-    slab_voxels = SLAB_VOXELS if region.device.type == "cpu" else GPU_SLAB_VOXELS
-    workers = torch.get_num_threads() if region.device.type == "cpu" else 1
-    rows = max(slab_voxels // int(np.prod(spatial_size[1:])), 1)
-    for start in range(0, spatial_size[0], rows * workers):
-        stop = min(start + rows * workers, spatial_size[0])
-        slab = _sample_one_hot if mode == "one-hot" else _sample
-        patch[:, start:stop] = slab(source, grid.rows(start, stop), mode, workers)
-    return patch
+    grid = _Grid(draw, spatial_size, [2 / side for side in sides], [1 / side - 1 for side in sides], device)
+    patches = [region.new_empty((region.shape[0], *spatial_size)) for region in regions]
+    sources = [region if mode == "one-hot" else region.float() for region, mode in zip(regions, modes, strict=True)]
+    on_cpu = device.type == "cpu"
+    workers = torch.get_num_threads() if on_cpu else 1
+    rows = max((SLAB_VOXELS if on_cpu else GPU_SLAB_VOXELS) // math.prod(spatial_size[1:]), 1) * workers
+    for start in range(0, spatial_size[0], rows):
+        stop = min(start + rows, spatial_size[0])
+        slab = grid.rows(start, stop)
+        for patch, source, mode in zip(patches, sources, modes, strict=True):
+            if mode != "spline":
+                sample = _sample_one_hot if mode == "one-hot" else _sample
+                patch[:, start:stop] = sample(source, slab, mode, workers)
+    return [
+        _spline(region, draw, spatial_size) if mode == "spline" else patch
+        for region, patch, mode in zip(regions, patches, modes, strict=True)
+    ]
 
 
 def _sample(source: torch.Tensor, grid: torch.Tensor, mode: str, workers: int) -> torch.Tensor:
@@ -198,7 +213,9 @@ class _Grid:
         middle = self.size[1:-1]
         affine = torch.empty((dims, count, *middle, 2), device=self.device)
         for axis in range(dims):
-            plane = self.center[axis] + self.matrix[axis, 0] * self.along[0][start:stop].reshape(-1, *[1] * len(middle))
+            plane = self.center[axis] + self.matrix[axis, 0] * self.along[0][start:stop].reshape(
+                [-1] + [1] * len(middle)
+            )
             if middle:
                 plane = plane + self.matrix[axis, 1] * self.along[1]
             affine[axis, ..., 0] = plane
@@ -209,7 +226,7 @@ class _Grid:
                 torch.tensordot(self.control, self.weights[0][start:stop], dims=([1], [1])), -1, 1
             )
             factors = torch.cat([affine, upsampled], dim=-1)
-        terms = torch.movedim(factors, 0, -2).reshape(count * int(np.prod(middle)), -1)
+        terms = torch.movedim(factors, 0, -2).reshape(count * math.prod(middle), -1)
         return (terms @ self.last).reshape(count, *middle, self.size[-1], dims)
 
     def _last_factors(self) -> torch.Tensor:
@@ -224,5 +241,5 @@ class _Grid:
             repeated[axis, :, :, axis] = factors
         return repeated.reshape(dims * len(rows), edge * dims)
 
-    def _tensor(self, values: FloatArray) -> torch.Tensor:
+    def _tensor(self, values: npt.NDArray[np.floating[Any]]) -> torch.Tensor:
         return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float32, device=self.device)

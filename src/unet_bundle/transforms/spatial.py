@@ -2,7 +2,7 @@
 
 Only the voxels of the patch are computed, so the cost follows the patch and not the scan, and what a rotation turns in
 from outside the patch is the scan itself. Drawing the random numbers (`PatchSampler.draw`) is apart from applying them
-(`sampling.sample_patch`), so that a draw can be replayed.
+(`sampling.sample_patches`), so that a draw can be replayed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from monai.transforms import MapTransform, Randomizable
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.transforms.elastic import ElasticDeformation, modes_of_keys
-from unet_bundle.transforms.sampling import PatchDraw, sample_patch
+from unet_bundle.transforms.sampling import PatchDraw, sample_patches
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -125,26 +125,26 @@ class RandSpatiald(Randomizable, MapTransform):
         assert self.drawn is not None  # noqa: S101  (for the type checker)
         patches = dict(data)
         patches.pop(self.indices_key, None)
-        for key, mode in zip(self.keys, self.modes, strict=True):
-            patches[key] = self.apply(patches[key], self.drawn, mode)
-        return patches
+        drawn = self.apply([patches[key] for key in self.keys], self.drawn, self.modes)
+        return {**patches, **dict(zip(self.keys, drawn, strict=True))}
 
-    def apply(self, image: torch.Tensor, drawn: PatchDraw, mode: str) -> torch.Tensor:
-        """One tensor's patch for a draw.
+    def apply(self, images: Sequence[torch.Tensor], drawn: PatchDraw, modes: Sequence[str]) -> list[torch.Tensor]:
+        """The patches of several images of a scan for a draw.
 
         Args:
-            image: shape [channels, *spatial].
+            images: each of shape [channels, *spatial], on one grid.
             drawn: what `randomize` drew.
-            mode: of interpolation.
+            modes: of interpolation, for each image.
         """
         size = self.sampler.spatial_size
-        patch = sample_patch(image, drawn, size, mode)
-        if mode in ("nearest", "one-hot") and LEFT_RIGHT_AXIS in drawn.mirrored:
-            patch = swap_labels(patch, self.swapped_labels)
-        if isinstance(image, MetaTensor):
-            meta = {**image.meta, "affine": _patch_affine(image.affine, drawn, size)}
-            patch = MetaTensor(patch, meta=meta)
-        return patch
+        patches = sample_patches(images, drawn, size, modes)
+        for index, (image, mode) in enumerate(zip(images, modes, strict=True)):
+            if mode in ("nearest", "one-hot") and LEFT_RIGHT_AXIS in drawn.mirrored:
+                patches[index] = swap_labels(patches[index], self.swapped_labels)
+            if isinstance(image, MetaTensor):
+                meta = {**image.meta, "affine": _patch_affine(image.affine, drawn, size)}
+                patches[index] = MetaTensor(patches[index], meta=meta)
+        return patches
 
 
 def swap_labels(label: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:

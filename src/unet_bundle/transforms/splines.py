@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,7 @@ def _weights(edge: int, count: int, step: float, derivative: int) -> FloatArray:
     return _basis(np.arange(edge) - (edge - 1) / 2, count, step, derivative)
 
 
-def _basis(offsets: FloatArray, count: int, step: float, derivative: int) -> FloatArray:
+def _basis(offsets: npt.NDArray[np.floating[Any]], count: int, step: float, derivative: int) -> FloatArray:
     """Values (or slopes, per voxel) of the splines through one control value of 1 each; shape [offsets, count]."""
     if count == 1:
         return np.full((len(offsets), 1), 1.0 - derivative)
