@@ -77,6 +77,29 @@ def lps_to_ras(affine: npt.ArrayLike) -> Affine:
     return ras_to_lps(affine)  # turning both axes about is its own inverse
 
 
+def slices_affine(
+    orientation: npt.ArrayLike, pixel_spacing: Sequence[float], position: npt.ArrayLike, step: npt.ArrayLike
+) -> Affine:
+    """Affine of a stack of DICOM slices (PS3.3 C.7.6.2.1.1), in DICOM's own terms.
+
+    Args:
+        orientation: 2x3, directions in which the columns' and the rows' index grow (ImageOrientationPatient).
+        pixel_spacing: mm between rows and between columns (PixelSpacing), in this order.
+        position: mm, centre of the first voxel (ImagePositionPatient of the first slice).
+        step: mm, from a slice to the next.
+
+    Returns:
+        4x4, index of column, row and slice to mm, LPS.
+    """
+    axes = np.asarray(orientation, dtype=np.float64)
+    affine = np.eye(4)
+    affine[:3, 0] = axes[0] * pixel_spacing[1]
+    affine[:3, 1] = axes[1] * pixel_spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = position
+    return affine
+
+
 def check_affine(affine: npt.ArrayLike, name: str) -> None:
     """Refuse an affine that cannot be that of a scan.
 

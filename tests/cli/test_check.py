@@ -68,7 +68,7 @@ def test_json_is_one_document_and_the_same_each_time(broken, card, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
-    [(["nowhere"], 1, "does not exist"), ([".", "--card", "nowhere.yaml"], 2, "cannot be read")],
+    [(["nowhere"], 2, "does not exist"), ([".", "--card", "nowhere.yaml"], 2, "cannot be read")],
 )
 def test_what_cannot_be_checked_is_said_in_one_line(arguments, code, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

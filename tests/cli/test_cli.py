@@ -141,7 +141,7 @@ def test_line_of_the_monai_cli_can_be_copied() -> None:
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
 def test_missing_data_set(verb: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, str(bundle), str(tmp_path / "nothing")]) == 1
+    assert main([verb, str(bundle), str(tmp_path / "nothing")]) == 2
     assert "does not exist" in last_error(capsys)
     (tmp_path / "empty").mkdir()
     assert main([verb, str(bundle), str(tmp_path / "empty")]) == 1

@@ -1,5 +1,6 @@
 """`unet-bundle predict`: a file, a folder, what is there already, and a broken scan among good ones."""
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from unet_bundle.cli import main
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    return sorted(path.name for path in folder.iterdir() if path.name != "volumes.csv") if folder.exists() else []
+
+
+def volumes(folder: Path) -> dict[str, list[list[str]]]:
+    """Rows of volumes.csv but the case's name, by case."""
+    with (folder / "volumes.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["case", "label", "volume_ml", "voxels"]
+    return {case: [row[1:] for row in rows if row[0] == case] for case, *_ in rows}
 
 
 def test_folder_then_skip_then_overwrite(
@@ -21,6 +30,8 @@ def test_folder_then_skip_then_overwrite(
     line = ["predict", str(bundle), str(scans), str(output)]
     assert main(line) == 0
     assert "2 of 2 scans segmented" in capsys.readouterr().out
+    before = volumes(output)
+    assert list(before) == [name.removesuffix(".nii.gz") for name in names(scans)]
     assert names(output) == [f"{name.removesuffix('.nii.gz')}_seg.nii.gz" for name in names(scans)]
 
     first = output / names(output)[0]
@@ -31,9 +42,13 @@ def test_folder_then_skip_then_overwrite(
     assert "2 of 3 are already there and skipped" in text
     assert "1 of 1 scans segmented" in text
     assert first.read_bytes() == b"mine"
+    assert volumes(output) == {**before, "third": next(iter(before.values()))}, "rows of earlier scans stay"
 
+    table = (output / "volumes.csv").read_text()
+    (output / "volumes.csv").write_text(table.replace(",lobe,", ",old,"))
     assert main([*line, "--overwrite"]) == 0
     assert "3 of 3 scans segmented" in capsys.readouterr().out
+    assert (output / "volumes.csv").read_text() == table
     assert nib.load(first).get_data_dtype() == np.uint8
 
 
@@ -45,6 +60,12 @@ def test_one_file_with_overrides(bundle: Path, scans: Path, tmp_path: Path, caps
     assert names(tmp_path / "out") == [scan.name.replace(".nii.gz", "_seg.nii.gz")]
     assert made.shape == nib.load(scan).shape
     assert np.array_equal(made.affine, nib.load(scan).affine)
+    ((_, rows),) = volumes(tmp_path / "out").items()
+    voxel_ml = abs(np.linalg.det(made.affine[:3, :3])) / 1000
+    for value, (_, ml, voxels) in enumerate(rows, start=1):
+        assert int(voxels) == np.count_nonzero(np.asarray(made.dataobj) == value)
+        assert float(ml) == pytest.approx(int(voxels) * voxel_ml, abs=1e-5)
+    assert [label for label, _, _ in rows] == ["lobe", "bean", "vessel"]
 
 
 def test_broken_scan_among_good_ones(
@@ -99,8 +120,30 @@ def test_weights_that_do_not_fit_end_the_run_at_once(
     assert names(tmp_path / "out") == []
 
 
+def test_a_foreign_table_is_not_replaced(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "volumes.csv").write_text("mine\n1\n")
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out")]) == 2
+    assert "volumes.csv in the output folder is not one that was written here" in capsys.readouterr().err
+    assert (tmp_path / "out" / "volumes.csv").read_text() == "mine\n1\n"
+
+
+@pytest.mark.parametrize("precision", ["foo", "float16"])
+def test_a_precision_that_cannot_be_is_refused_before_scans_are_read(
+    precision: str, bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for scan in scans.iterdir():
+        scan.write_bytes(b"no scan")
+    line = ["predict", str(bundle), str(scans), str(tmp_path / "out"), "--precision", precision, "--device", "cpu"]
+    assert main(line) == 2
+    assert "precision" in capsys.readouterr().err.rstrip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_input_that_is_not_there(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", str(bundle), str(tmp_path / "none.nii.gz"), str(tmp_path / "out")]) == 1
+    assert main(["predict", str(bundle), str(tmp_path / "none.nii.gz"), str(tmp_path / "out")]) == 2
     assert "none.nii.gz does not exist" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main(["predict", str(bundle), str(tmp_path / "empty"), str(tmp_path / "out")]) == 1

@@ -102,3 +102,13 @@ def test_a_picture_can_be_drawn_in_a_thread(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert (tmp_path / "t.png").is_file()
+
+
+def test_colours_are_shown_where_the_label_map_is_flat(tmp_path: Path) -> None:
+    image = np.zeros((40, 30, 3))
+    image[:20, :, 0] = 1.0
+    label = np.zeros((40, 30), np.uint8)
+    path = overlay_picture(image, label, None, {"cell": 1}, tmp_path / "colour.png")
+    rows, columns = _rows_and_columns(_reddish(path))
+    assert rows > 50
+    assert columns > 50

@@ -148,6 +148,22 @@ def test_two_processes_score_like_one(cli: Any, trained: Path, phantom_data: Pat
     assert cli.files(tmp_path / "one") == cli.files(tmp_path / "two")
 
 
+def test_fewer_cases_than_processes_are_scored_once_each(
+    cli: Any, trained: Path, phantom_data: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for folder in ("imagesTr", "labelsTr"):
+        (data / folder).mkdir(parents=True)
+        shutil.copy(phantom_data / folder / "phantom_003.nii.gz", data / folder)
+    files = ["inference.json", "evaluate.json"]
+    arguments = ["--dataset_dir", data, "--part", "all", "--output_dir"]
+    cli.monai_run(trained, files, *arguments, tmp_path / "one").succeeded()
+    torchrun(cli, trained, [*files, "multi_gpu_evaluate.json"], *arguments, tmp_path / "two").succeeded()
+    assert cli.files(tmp_path / "one") == cli.files(tmp_path / "two")
+    for name in ("scores.json", "volumes.csv"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+
+
 def test_multi_gpu_config_without_torchrun_is_refused(cli: Any, trained: Path, phantom_data: Path) -> None:
     done = cli.monai_run(trained, ["train.json", "multi_gpu_train.json"], "--dataset_dir", phantom_data)
     done.refused("torchrun")

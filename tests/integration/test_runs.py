@@ -32,7 +32,9 @@ def test_inference_writes_one_label_map_a_scan_on_its_own_grid(
     arguments = ["--dataset_dir", scans, "--output_dir", output, "--overlap", "0.25", "--num_workers", "1"]
     cli.monai_run(trained, ["inference.json"], *arguments).succeeded()
     names = [Path(case["image"]).name.removesuffix(".nii.gz") for case in find_images(scans)]
-    assert cli.files(output) == [f"{name}_seg.nii.gz" for name in names]
+    assert cli.files(output) == [*(f"{name}_seg.nii.gz" for name in names), "volumes.csv"]
+    with (output / "volumes.csv").open() as file:
+        assert [row["case"] for row in csv.DictReader(file)] == [name for name in names for _ in range(3)]
     for name in names:
         scan, made = nib.load(scans / f"{name}.nii.gz"), nib.load(output / f"{name}_seg.nii.gz")
         assert made.shape == scan.shape
@@ -50,7 +52,10 @@ def test_both_command_lines_give_the_same_label_map(
     arguments = ["--dataset_dir", phantom_data, "--output_dir", tmp_path / "monai"]
     cli.monai_run(trained, ["inference.json"], *arguments).succeeded()
     cli.unet_bundle("predict", trained, phantom_data, tmp_path / "ours").succeeded()
-    assert cli.files(tmp_path / "monai") == cli.files(tmp_path / "ours") == ["phantom_007_seg.nii.gz"]
+    assert cli.files(tmp_path / "monai") == cli.files(tmp_path / "ours")
+    assert cli.files(tmp_path / "ours") == ["phantom_007_seg.nii.gz", "volumes.csv"]
+    tables = [(tmp_path / who / "volumes.csv").read_text() for who in ("monai", "ours")]
+    assert tables[0] == tables[1]
     first, second = (nib.load(tmp_path / who / "phantom_007_seg.nii.gz").get_fdata() for who in ("monai", "ours"))
     assert np.array_equal(first, second)
 
@@ -71,7 +76,7 @@ def test_evaluation_scores_each_case_of_the_fold(cli: Any, trained: Path, phanto
         dice = 2 * (found & true).sum() / (found.sum() + true.sum())
         assert scores["lobe"] == pytest.approx(dice, abs=1e-6)
         assert float(rows[case]["lobe"]) == pytest.approx(dice, abs=1e-5)
-    assert len(cli.files(tmp_path / "eval")) == 6, "label maps, two tables, pictures of the two cases"
+    assert len(cli.files(tmp_path / "eval")) == 7, "label maps, three tables, pictures of the two cases"
 
 
 def test_all_verbs_of_our_command_line(cli: Any, bundle: Path, phantom_data: Path) -> None:

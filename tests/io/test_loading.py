@@ -35,7 +35,7 @@ def test_the_dictionary_of_a_server_passes_with_its_own_keys_untouched(write_nif
 
 def test_no_reader_of_monais_stands_behind():
     readers = LoadImaged(keys="image")._loader.readers
-    assert [type(reader).__module__ for reader in readers] == ["unet_bundle.io.readers"]
+    assert all(type(reader).__module__.startswith("unet_bundle.io.") for reader in readers)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_each_key_may_have_its_own_channel_count(write_nifti):
     scan, label = write_nifti("scan.nii", np.zeros((5, 6, 7, 4), np.int16)), write_nifti("label.nii")
     load = LoadImaged(keys=["image", "label"], channels=[4, 1])
     assert load({"image": scan, "label": label})["label"].shape[0] == 1
-    with pytest.raises(InputError, match=r"^label\.nii has 1 channel, the model needs 4"):
+    with pytest.raises(InputError, match=r"/label\.nii has 1 channel, the model needs 4"):
         load({"image": scan, "label": [label]} | {"image": label, "label": label})
     with pytest.raises(ConfigError, match="2 keys but 1 channel counts"):
         LoadImaged(keys=["image", "label"], channels=[1])
@@ -117,3 +117,17 @@ def test_loader_workers_read_and_refuse(write_nifti):
     assert batches[0]["image"].shape == (2, 1, 14, 12, 9)
     with pytest.raises(RuntimeError, match=r"bad\.nii\.gz has 125 voxels that are NaN, infinite or beyond float32"):
         list(DataLoader(Dataset([good, bad], transform), num_workers=1))
+
+
+@pytest.mark.parametrize("broken", ["imagesTr", "labelsTr"])
+def test_of_a_labelled_case_messages_say_which_of_its_files_is_meant(broken, phantom_data, tmp_path):
+    case = {}
+    for key, folder in (("image", "imagesTr"), ("label", "labelsTr")):
+        path = tmp_path / folder / "phantom_001.nii.gz"
+        path.parent.mkdir()
+        contents = (phantom_data / folder / path.name).read_bytes()
+        path.write_bytes(contents[:1000] if folder == broken else contents)
+        case[key] = str(path)
+    with pytest.raises(RuntimeError) as raised:
+        Compose([LoadImaged(["image", "label"])])(case)
+    assert str(raised.value.__cause__).startswith(f"{broken}/phantom_001.nii.gz ")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import case_name, find_cases, select_cases, split_cases, subject_of
+from unet_bundle.io.splits import read_splits
 
 PAIRS = "(number - 1) // 2"
 
@@ -94,8 +95,8 @@ def test_subject_keys_that_do_not_work_are_refused(name, key, error, message):
         ({"fold": "0"}, ConfigError, "fold is '0'"),
         ({"fold": True}, ConfigError, "fold is True"),
         ({"fold": 0, "folds": 1}, ConfigError, "folds is 1: it must be a whole number of at least 2"),
-        ({"fold": 0, "folds": 7}, InputError, "6 subjects, too few for 7 folds"),
-        ({"fold": 0, "folds": 4, "subject_key": PAIRS}, InputError, "3 subjects, too few for 4 folds"),
+        ({"fold": 0, "folds": 7}, ConfigError, r"too few subjects \(6\) for 7 folds: set .folds: 6. or less in"),
+        ({"fold": 0, "folds": 4, "subject_key": PAIRS}, ConfigError, r"too few subjects \(3\) for 4 folds"),
     ],
 )
 def test_folds_out_of_range_are_refused(arguments, error, message):
@@ -148,6 +149,15 @@ def test_a_splits_file_that_would_mislead_is_refused(write_splits, contents, arg
 def test_a_splits_file_that_is_missing_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"splits file nowhere.json cannot be read \(No such file"):
         split_cases(cases_of(["a_1", "a_2"]), 0, splits_file=tmp_path / "nowhere.json")
+
+
+def test_every_fold_of_a_splits_file_is_checked_when_it_is_read(write_splits):
+    good = {"train": ["a_1"], "val": ["a_2"], "note": "x"}
+    assert read_splits(write_splits([good])) == [{"train": ["a_1"], "val": ["a_2"]}]
+    with pytest.raises(InputError, match="names a_7, which is not in the data set"):
+        read_splits(write_splits([good, {"train": ["a_7"], "val": []}]), {"a_1", "a_2"})
+    with pytest.raises(InputError, match="has subject 0 both in training and in validation of fold 1"):
+        read_splits(write_splits([{"train": ["a_1"], "val": ["a_3"]}, good]), None, PAIRS)
 
 
 def test_parts_are_selected_by_name():

@@ -128,3 +128,36 @@ def test_refuses_a_dataset_json_that_names_two_labels_alike():
 def test_refuses_labels_in_a_form_it_does_not_know():
     with pytest.raises(InputError, match="correct it or state both in a card"):
         load_card(None, {"name": "a", "modality": {"0": "CT"}, "labels": {"background": 0, "a": 1}})
+
+
+def test_label_values_are_lists_in_the_order_of_the_classes(tmp_path):
+    stated = {"kidney left": 3, "kidney right": ["2", 7, "10-12"], "background": "rest"}
+    with pytest.raises(ConfigError, match="label_values has '2'"):
+        load_card(write(tmp_path, {"label_values": stated}), {})
+    stated["kidney right"] = [2, 7, "10-12"]
+    card = load_card(write(tmp_path, {"label_values": stated}), {})
+    assert card.class_values() == [["rest"], [3], [2, 7, "10-12"]]
+    assert load_card(write(tmp_path, {}), {}).class_values() is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kidney left": 1}, "says nothing of 'kidney right'"),
+        ({"kidney left": 1, "kidney right": 1}, "lists 1 twice"),
+        ({"kidney left": 1, "kidny right": 2}, "did you mean 'kidney right'"),
+        ([1, 2], "must be 'label: values' lines"),
+    ],
+)
+def test_label_values_that_cannot_be_are_refused(tmp_path, values, message):
+    with pytest.raises(ConfigError, match=message):
+        load_card(write(tmp_path, {"label_values": values}), {})
+
+
+def test_rgb_stands_for_three_channels(tmp_path):
+    assert load_card(write(tmp_path, {"modality": ["RGB"]}), {}).modality == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize("name", ["nuclei", "totalsegmentator_ct", "spinalcord"])
+def test_cards_of_the_data_sets_are_right(name):
+    load_card(HIPPOCAMPUS_CARD.with_name(f"{name}.yaml"), {})

@@ -10,7 +10,7 @@ import torch
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
-from unet_bundle.planning.memory import count_feature_maps, inference_memory_bytes, training_memory_bytes
+from unet_bundle.planning.memory import _count, count_feature_maps, inference_memory_bytes, training_memory_bytes
 
 PATCH = [40, 56, 40]
 HIPPOCAMPUS = {
@@ -63,8 +63,8 @@ print(resident("VmHWM") - before)
 """
 
 
-def measured_peak(patch, batch, precision, *, training):
-    specification = json.dumps([HIPPOCAMPUS, patch, batch, precision, training])
+def measured_peak(patch, batch, precision, *, training, arguments=HIPPOCAMPUS):
+    specification = json.dumps([arguments, patch, batch, precision, training])
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEASURE, specification],
         capture_output=True, text=True, check=False,
@@ -86,6 +86,33 @@ linux_only = pytest.mark.skipif(
 def test_forecast_of_training_is_within_a_quarter_of_the_measured_peak(batch, precision):
     peak = measured_peak(PATCH, batch, precision, training=True)
     assert training_memory_bytes(HIPPOCAMPUS, PATCH, batch, precision) == pytest.approx(peak, rel=0.25)
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("change", "patch", "batch"),
+    [
+        pytest.param(
+            {"encoder": "residual", "convolutions_per_stage": [1, 3, 4, 6], "decoder_convolutions_per_stage": 1},
+            PATCH, 2, id="residual",
+        ),
+        pytest.param({"spatial_dims": 2, "strides": 2}, [256, 256], 4, id="2D"),
+        pytest.param(
+            {"strides": [[1, 1, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]],
+             "kernel_sizes": [[3, 3, 1], [3, 3, 1], [3, 3, 3], [3, 3, 3]]},
+            [96, 96, 12], 2, id="anisotropic",
+        ),
+    ],
+)  # fmt: skip
+def test_forecast_holds_for_every_kind_of_network(change, patch, batch):
+    arguments = HIPPOCAMPUS | change
+    peak = measured_peak(patch, batch, "float32", training=True, arguments=arguments)
+    assert training_memory_bytes(arguments, patch, batch) == pytest.approx(peak, rel=0.25)
+
+
+@pytest.mark.parametrize("patch", [[40, 56, 40], [64, 64, 64], [41, 57, 39]])
+def test_counting_once_for_all_patches_is_exact(patch):
+    assert count_feature_maps(HIPPOCAMPUS, patch) == _count(json.dumps(HIPPOCAMPUS), tuple(patch))
 
 
 @linux_only

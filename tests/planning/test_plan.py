@@ -15,6 +15,7 @@ from unet_bundle.planning.targets import TARGETS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HIPPOCAMPUS = ([36, 50, 35], [1.0, 1.0, 1.0])
+PLAIN = {"network": {"encoder": "plain"}}
 SPLEEN = ([187, 512, 512], [1.6, 0.79, 0.79])
 
 
@@ -43,7 +44,7 @@ def test_the_hippocampus_has_the_topology_of_nnunet(make_fingerprint, make_card,
     ],
 )
 def test_patches_for_8gb_are_those_of_nnunet_for_the_decathlon(make_fingerprint, make_card, shape, spacing, patch_size):
-    plan = make_plan(make_fingerprint(shape, spacing), make_card(), "8GB")
+    plan = make_plan(make_fingerprint(shape, spacing), make_card(overrides=PLAIN), "8GB")
     assert plan.patch_size == patch_size
     assert plan.batch_size == 2
 
@@ -93,6 +94,7 @@ def test_every_choice_has_a_reason(make_fingerprint, make_card):
     chosen = {
         "spacing", "orientation", "patch_size", "batch_size", "normalization", "mirror_axes", "foreground_fraction",
         "overlap", "iterations_per_epoch", "max_epochs", "val_interval", "learning_rate", "memory_bytes",
+        "configuration", "num_workers",
     }  # fmt: skip
     arguments = {f"network.{name}" for name in plan.network} - {
         "network.spatial_dims", "network.in_channels", "network.out_channels",

@@ -1,10 +1,16 @@
 """The rules of nnU-Net's planner for spacing, patch and stages."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unet_bundle.planning import topology
+
+RECORDED = json.loads((Path(__file__).parent / "nnunet_plans.json").read_text(encoding="utf-8"))
+"""What nnU-Net 2.8.1 planned for the same scans (scripts/compare_plans.py)."""
 
 
 def test_hippocampus_has_the_stages_of_nnunet():
@@ -76,3 +82,25 @@ def test_any_scan_gets_stages_that_fit(scan):
         assert stride == 1 or edge // stride >= topology.MIN_FEATURE_EDGE
     # Planning again for the rounded patch changes nothing, so cutting step by step cannot run in circles.
     assert topology.plan_topology(spacing, stages.patch_size).patch_size == stages.patch_size
+
+
+@pytest.mark.parametrize(
+    ("name", "planner", "configuration"),
+    [(name, planner, key) for name, described in RECORDED.items() for planner, plans in described["nnunet"].items()
+     for key in plans],
+)  # fmt: skip
+def test_stages_are_those_of_nnunets_own_plans(name, planner, configuration):
+    theirs = RECORDED[name]["nnunet"][planner][configuration]
+    ours = topology.plan_topology(theirs["spacing"], theirs["patch_size"])
+    assert ours.patch_size == theirs["patch_size"]
+    assert ours.strides == theirs["strides"]
+    assert ours.kernel_sizes == theirs["kernel_sizes"]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_spacing_of_full_resolution_is_nnunets(name):
+    described = RECORDED[name]
+    cases, theirs = described["cases"], described["nnunet"]["default"]
+    shapes, spacings = (cases[key] * cases.get("repeat", 1) for key in ("shapes", "spacings"))
+    spacing, _ = topology.target_spacing(spacings, shapes)
+    assert spacing == pytest.approx(theirs["3d_fullres" if len(spacing) == 3 else "2d"]["spacing"], abs=1e-4)

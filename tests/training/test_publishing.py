@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from monai.transforms import AsDiscreted, Compose
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
-from unet_bundle.training import EvaluationStep, PublishModel, RunCheckpoints, TrainStep, weights_to_score
+from unet_bundle.training import PublishModel, RunCheckpoints, TrainStep, weights_to_score
 from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
 
 INPUTS = {"orientation": "RAS", "spacing": (1.0, 1.0, 2.5), "normalization": [{"scheme": "zscore"}]}
@@ -51,9 +50,7 @@ def publish(
         PublishModel(
             network,
             evaluator,
-            EvaluationStep(),
-            Compose([AsDiscreted("pred", argmax=True)]),
-            4,
+            make_evaluator(network, patches if items is None else items),
             str(folder),
             str(path),
             fold,
@@ -146,9 +143,10 @@ def test_weights_of_an_unknown_fold_can_be_scored(tmp_path):
 def start(make_network: Any, make_evaluator: Any, patches: Any, tmp_path: Path) -> Callable[[], None]:
     """A function that does what the start of a training does to what it will publish."""
     network = make_network()
+    evaluator = make_evaluator(network, patches)
     publisher = PublishModel(
-        network, make_evaluator(network, patches), EvaluationStep(), None, 4, "", str(tmp_path / "models" / "model.pt"),
-        0, INPUTS, str(tmp_path / "configs" / "inference.json"),
+        network, evaluator, evaluator, "", str(tmp_path / "models" / "model.pt"), 0, INPUTS,
+        str(tmp_path / "configs" / "inference.json"),
     )  # fmt: skip
     return lambda: publisher._check_inputs(None)
 

@@ -71,7 +71,7 @@ def test_another_channel_count_is_refused_by_file_name():
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        ({"scheme": "z-score"}, "is unknown: its scheme must be ct or zscore"),
+        ({"scheme": "z-score"}, "is unknown: its scheme must be ct or zscore or zscore_joint"),
         ({}, "is unknown"),
         ("zscore", "is unknown"),
         ({"scheme": "zscore", "mean": 1}, r"zscore takes \[\], got \['mean'\]"),
@@ -89,3 +89,17 @@ def test_schemes_that_cannot_be_are_refused_at_once(scheme, message):
 def test_it_survives_pickling():
     normalize = pickle.loads(pickle.dumps(NormalizeChannelsd("image", [CT])))  # noqa: S301
     assert normalize({"image": image_of()})["image"].shape == (1, 9, 8, 7)
+
+
+def test_colours_keep_their_relation_and_grey_stays_grey():
+    joint = NormalizeChannelsd("image", schemes=[{"scheme": "zscore_joint"}] * 3)
+    grey = torch.rand(1, 9, 8).repeat(3, 1, 1)
+    normalized = joint({"image": grey})["image"]
+    assert torch.equal(normalized[0], normalized[2])
+    colour = torch.rand(3, 9, 8)
+    colour[2] = 0.5  # a channel without content is a colour, too
+    normalized = joint({"image": colour})["image"]
+    torch.testing.assert_close(normalized.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert torch.equal(normalized.argmax(0), colour.argmax(0))
+    with pytest.raises(InputError, match="one value only"):
+        joint({"image": torch.full((3, 4, 4), 7.0)})

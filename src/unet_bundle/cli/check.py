@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet_bundle.cli.workflow import say
+from unet_bundle.cli.workflow import check_folder, say
 from unet_bundle.errors import InputError
 from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK
 
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from unet_bundle.io import read_description
     from unet_bundle.planning.check import card_to_check, check_dataset
 
+    check_folder(args.dataset)
     card = card_to_check(args.card, read_description(args.dataset))
     report = check_dataset(args.dataset, card, args.workers)
     lines = [json.dumps(report.as_dict(), indent=2)] if args.json else [*report.table(), report.summary()]

@@ -7,15 +7,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unet_bundle.cli.workflow import OVERRIDES_HELP, add_bundle, load_workflow, monai_line, parse_overrides, say
-from unet_bundle.runtime import EXIT_OK
+from unet_bundle.cli.cases import check_model, make_folder, run_one_by_one, say_refused
+from unet_bundle.cli.workflow import (
+    OVERRIDES_HELP,
+    add_bundle,
+    check_folder,
+    load_workflow,
+    monai_line,
+    parse_overrides,
+    say,
+)
+from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK
 
 FILES = ("inference.json", "evaluate.json")
 
 EPILOG = f"""\
 Predictions go to the scans' own grids and are compared with the untouched label files there.
 Writes to the output folder: the predictions; scores.csv and scores.json, for each case and class with Dice, HD95,
-surface Dice and the difference of the volumes; pictures of the worst cases.
+surface Dice and the difference of the volumes; pictures of the worst cases; volumes.csv.
+A case that is refused is named at the end; the others are scored, the exit code is 1.
 {OVERRIDES_HELP}
 
 examples:
@@ -46,18 +56,35 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate a bundle."""
-    from unet_bundle.evaluation.report import as_table
+    from unet_bundle.evaluation import SaveScores
 
+    check_folder(args.dataset)
     output = args.output_dir or args.bundle / "eval"
     own = {"dataset_dir": str(args.dataset), "output_dir": str(output), "fold": args.fold, "part": args.part}
     overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "infer")
+    check_model(workflow)
     if args.dry_run:
         say(f"{len(workflow.parser.get_parsed_content('dataset::data'))} cases; nothing was run.")
         return EXIT_OK
-    workflow.run()
+    make_folder(output)
+    scores = next(h for h in workflow.parser.get_parsed_content("handlers") if isinstance(h, SaveScores))
+    with scores.one_by_one() as missing:
+        missing.update(run_one_by_one(workflow))
     workflow.finalize()
+    cases = len(workflow.parser.get_parsed_content("dataset::data"))
+    if len(missing) < cases:
+        _say_report(output)
+    if missing:
+        say(f"{len(missing)} of {cases} cases could not be scored and are in none of the figures:")
+    say_refused(missing)
+    return EXIT_CASES_FAILED if missing else EXIT_OK
+
+
+def _say_report(output: Path) -> None:
+    from unet_bundle.evaluation.report import as_table
+
     report = json.loads((output / "scores.json").read_text(encoding="utf-8"))
     say(f"Means of {len(report['cases'])} cases, on their original grids:")
     for line in as_table(report):
@@ -66,4 +93,3 @@ def run(args: argparse.Namespace) -> int:
     if one_sided:
         say(f"{one_sided} times a class is in only one of label and prediction; counted as the worst case.")
     say(f"Each case: {output / 'scores.csv'}; worst: {', '.join(report['worst']) or '-'}")
-    return EXIT_OK

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_bundle.cli.check import check_before_planning
-from unet_bundle.cli.workflow import read_json, say
+from unet_bundle.cli.workflow import check_folder, read_json, say
 from unet_bundle.errors import ConfigError
 from unet_bundle.runtime import EXIT_OK
 
@@ -39,6 +39,11 @@ def add_parser(verbs: Any) -> None:
         "--memory", choices=["cpu", "8GB", "24GB", "80GB"], default="cpu", help="what training may use (default: cpu)"
     )
     parser.add_argument(
+        "--configuration",
+        choices=["full", "low", "2d"],
+        help="look at the scans at full or at low resolution, or slice by slice (default: the card's, or by the scans)",
+    )
+    parser.add_argument(
         "--fingerprint",
         type=Path,
         metavar="JSON",
@@ -53,8 +58,9 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan a bundle."""
-    from unet_bundle.io import find_cases, read_description
+    from unet_bundle.io import case_name, find_cases, read_description
     from unet_bundle.io.files import write_text
+    from unet_bundle.io.splits import read_splits
     from unet_bundle.planning.bundle import bundle_files, to_json, write_bundle
     from unet_bundle.planning.card import load_card
     from unet_bundle.planning.fingerprint import measure_fingerprint
@@ -66,21 +72,29 @@ def run(args: argparse.Namespace) -> int:
         card = load_card(args.card, {})
         fingerprint = read_json(args.fingerprint, "give the file of an earlier --fingerprint")
     else:
+        check_folder(args.dataset)
         card = load_card(args.card, read_description(args.dataset))
         check_before_planning(args.dataset, card)
         cases = find_cases(args.dataset, card.image_files, card.label_files)
         fingerprint = measure_fingerprint(cases, card)
 
-    plan = make_plan(fingerprint, card, args.memory)
+    names = None if args.dataset is None else {case_name(case["image"]) for case in cases}
+    splits = None if card.splits_file is None else read_splits(Path(card.splits_file), names, card.subject)
+    plan = make_plan(fingerprint, card, args.memory, args.configuration)
     say(
         f"{plan.name}: {fingerprint['num_cases']} cases of {fingerprint['num_subjects']} subjects,"
         f" planned for {args.memory}"
     )
-    for name in ("spacing", "patch_size", "batch_size", "normalization", "mirror_axes"):
+    for name in ("configuration", "spacing", "patch_size", "batch_size", "normalization", "mirror_axes"):
         say(f"  {name:14} {json.dumps(getattr(plan, name))}")
     say(f"  {'channels':14} {json.dumps(plan.network['channels'])}")
+    say(f"  {'encoder':14} {plan.network.get('encoder', 'plain')}")
     say(f"  {'strides':14} {json.dumps(plan.network['strides'])}")
     say(f"  {'memory':14} about {plan.memory_bytes / 1e9:.1f} GB for a training step")
+    if plan.configuration == "2d":
+        say(f"Slices: {plan.reasons['configuration']}.")
+    if plan.advice is not None:
+        say(f"Low resolution is advisable: {plan.advice}; get it with --configuration low.")
     if args.dry_run:
         return EXIT_OK
     scores = (
@@ -88,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         if args.scores is None
         else read_json(args.scores, "give the scores.json that `unet-bundle evaluate` wrote")
     )
-    write_bundle(bundle_files(plan, fingerprint, card, scores), args.output)
+    write_bundle(bundle_files(plan, fingerprint, card, scores, splits), args.output)
     if args.dataset is not None and args.fingerprint is not None:
         args.fingerprint.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.fingerprint, to_json(fingerprint))

@@ -10,12 +10,13 @@ from unet_bundle.cli.workflow import (
     OVERRIDES_HELP,
     Overrides,
     add_bundle,
+    check_folder,
     load_workflow,
     monai_line,
     parse_overrides,
     say,
 )
-from unet_bundle.errors import ConfigError
+from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.runtime import EXIT_OK
 
 FILES = ("train.json",)
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Train a bundle."""
     if args.max_minutes is not None and not args.max_minutes > 0:
         raise ConfigError(f"--max-minutes must be positive, not {args.max_minutes:g}.")
+    check_folder(args.dataset)
     own: Overrides = {"dataset_dir": str(args.dataset), "fold": args.fold}
     for key in ("max_minutes", "max_epochs"):
         if getattr(args, key) is not None:
@@ -68,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "train")
+    if args.resume:
+        _check_run(Path(workflow.parser.get_parsed_content("output_dir")))
     _forecast(workflow.parser)
     if args.dry_run:
         say("Nothing was trained.")
@@ -78,6 +82,16 @@ def run(args: argparse.Namespace) -> int:
     say(f"Trained; curves and checkpoints: {workflow.parser.get_parsed_content('output_dir')}")
     say(f"Next: unet-bundle evaluate {bundle} {args.dataset}" + (f" --fold {args.fold}" if args.fold else ""))
     return EXIT_OK
+
+
+def _check_run(folder: Path) -> None:
+    """Refuse to resume what is not there, before scans are read."""
+    from unet_bundle.training.checkpoints import LAST, short_name
+
+    if not (folder / LAST).is_file():
+        raise CheckpointError(
+            f"{short_name(folder / LAST)} is missing, there is no run to resume: start anew without --resume."
+        )
 
 
 def _forecast(parser: Any) -> None:

@@ -37,6 +37,16 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(takes_overrides=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a data set that is not there.
+
+    Raises:
+        ConfigError: no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}: give the DATASET.")
+
+
 def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
     """Part what `parser` knows from overrides of the configs, which argparse would take apart at their values.
 

@@ -1,5 +1,6 @@
 """Scores on the original grid, and the pictures and curves that go with them."""
 
 from unet_bundle.evaluation.scores import MeanDice, SaveScores
+from unet_bundle.evaluation.volumes import SaveVolumes
 
-__all__ = ["MeanDice", "SaveScores"]
+__all__ = ["MeanDice", "SaveScores", "SaveVolumes"]

@@ -38,7 +38,8 @@ def overlay_picture(
     [width, height] is shown whole. The upper row is the scan alone.
 
     Args:
-        image: one channel, [x, y, z] or [x, y], in the array order of the file.
+        image: one channel, [x, y, z] or [x, y], in the array order of the file; a picture in colour is [x, y, 3] of
+            whole numbers or of any scale that the three channels share.
         truth: label map of the same shape, or None.
         prediction: label map of the same shape, or None.
         labels: value of each structure by name; the background, 0, is left out of the picture.
@@ -68,6 +69,9 @@ def pick_views(
 ) -> list[View]:
     """The cuts that `overlay_picture` shows, to be kept in place of the volumes; see there for arguments and errors."""
     voxels = _squeezed(np.asarray(image))
+    if voxels.ndim == 3 and voxels.shape[-1] == 3 and is_flat(truth, prediction):
+        masks = [_label_map(truth, "truth", voxels.shape[:2]), _label_map(prediction, "prediction", voxels.shape[:2])]
+        return [flat_view(voxels, masks[0], masks[1], affine)]
     if voxels.ndim not in (2, 3):
         raise ValueError(f"A picture needs one channel of a 2D or 3D image, not an array of shape {voxels.shape}.")
     masks = [_label_map(truth, "truth", voxels.shape), _label_map(prediction, "prediction", voxels.shape)]
@@ -91,6 +95,12 @@ def draw_views(
     figure = _panels(views, structures, colors_by_name(structures, colors), dice or {}, title)
     save_png(figure, path)
     return path
+
+
+def is_flat(*labels: npt.ArrayLike | None) -> bool:
+    """Whether label maps are given and all of them are planes [x, y]: then an image with a third axis has channels."""
+    planes = [_squeezed(np.asarray(label)).ndim == 2 for label in labels if label is not None]
+    return bool(planes) and all(planes)
 
 
 def _label_map(label: npt.ArrayLike | None, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
@@ -160,8 +170,11 @@ def _window(views: Sequence[View]) -> tuple[float, float]:
 
 def _scan(axes: Axes, view: View, window: tuple[float, float]) -> None:
     width, height = view.size
+    image = np.nan_to_num(view.image, nan=window[0], posinf=window[1], neginf=window[0])
+    if image.ndim == 3:  # colours are drawn as they are, from 0 to 1
+        image = np.clip((image - window[0]) / (window[1] - window[0]), 0, 1)
     axes.imshow(
-        np.nan_to_num(view.image, nan=window[0], posinf=window[1], neginf=window[0]),
+        image,
         cmap="gray",
         vmin=window[0],
         vmax=window[1],

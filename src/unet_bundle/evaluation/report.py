@@ -19,7 +19,11 @@ COLUMNS = {
 
 
 def score_report(
-    rows: Mapping[str, Sequence[ClassScores]], classes: Sequence[str], tolerances: Sequence[float], worst_cases: int = 3
+    rows: Mapping[str, Sequence[ClassScores]],
+    classes: Sequence[str],
+    tolerances: Sequence[float],
+    worst_cases: int = 3,
+    missing: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of ``scores.json``.
 
@@ -28,12 +32,13 @@ def score_report(
         classes: names of the classes, in the order of the rows.
         tolerances: mm, of the surface Dice of each class.
         worst_cases: how many cases to name.
+        missing: why a case has no scores, by case.
 
     Returns:
         Dice under ``mean`` (of the classes' means), ``classes`` (means of the cases) and ``cases``; each other metric
         in the same form under ``metrics`` by name; ``one_sided`` counts, for each class, the cases that have it in only
-        one of label and prediction; ``absent`` says what became of them; ``worst`` names the cases of lowest mean Dice.
-        Means leave out null.
+        one of label and prediction; ``absent`` says what became of them; ``worst`` names the cases of lowest mean Dice,
+        ``missing`` those that are in no mean because they could not be scored. Means leave out null.
     """
     cases = sorted(rows)
 
@@ -60,6 +65,7 @@ def score_report(
         "absent": ABSENT,
         "one_sided": {name: sum(int(rows[case][i].one_sided or 0) for case in cases) for i, name in enumerate(classes)},
         "worst": [case for _, case in ranked[:worst_cases]],
+        "missing": dict(sorted((missing or {}).items())),
     }
 
 
@@ -85,15 +91,18 @@ def as_table(report: Mapping[str, Any]) -> list[str]:
 
 
 def as_csv(report: Mapping[str, Any]) -> str:
-    """A row a case and one of means; a column a class with its Dice, then one a class for each other metric."""
+    """A row a case and one of means; a column a class with its Dice, then one a class for each other metric.
+
+    Cases that could not be scored have a row without values.
+    """
     classes = list(report["classes"])
     tables = [("", report), *((f"_{suffix}", report["metrics"][key]) for key, (suffix, _, _) in COLUMNS.items())]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["case", *(f"{name}{suffix}" for suffix, _ in tables for name in classes)])
-    for case in [*report["cases"], None]:
-        rows = [table["classes"] if case is None else table["cases"][case] for _, table in tables]
-        values = [row[name] for row in rows for name in classes]
+    for case in [*sorted([*report["cases"], *report["missing"]]), None]:
+        rows = [table["classes"] if case is None else table["cases"].get(case, {}) for _, table in tables]
+        values = [row.get(name) for row in rows for name in classes]
         writer.writerow([case or "mean", *("" if value is None else f"{value:.6f}" for value in values)])
     return buffer.getvalue()
 

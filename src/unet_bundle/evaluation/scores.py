@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from monai.utils import evenly_divisible_all_gather, string_list_all_gather
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.evaluation.metrics import SURFACE_TOLERANCE_MM, ClassScores, case_scores, dice_scores
 from unet_bundle.evaluation.report import as_csv, describe, mean_of, score_report
-from unet_bundle.evaluation.worst import WorstCases
+from unet_bundle.evaluation.worst import WorstCases, shown_channels
 from unet_bundle.geometry import grid_difference
 from unet_bundle.io import case_name
 from unet_bundle.io.files import write_text
@@ -72,6 +73,7 @@ class SaveScores:
         output_dir: where the files go.
         surface_tolerance: mm within which two surfaces agree: one for all classes or by name (others have 1 mm).
         worst_cases: how many of the cases of lowest mean Dice are drawn, as ``worst_1_<case>.png`` and so on.
+        colors: red, green and blue (0 to 255) by name of a class for the pictures; the others get colours of their own.
 
     Raises:
         ConfigError: if a tolerance is no length or is given for no class, or `worst_cases` is below 0.
@@ -83,14 +85,16 @@ class SaveScores:
         output_dir: str,
         surface_tolerance: float | Mapping[str, float] = SURFACE_TOLERANCE_MM,
         worst_cases: int = 0,
+        colors: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.classes = [name for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0]
         self.tolerances = _tolerances(surface_tolerance, self.classes)
         self.folder = Path(output_dir)
         if worst_cases < 0:
             raise ConfigError(f"worst_cases is {worst_cases}: give a number of pictures, 0 for none")
-        self.worst = WorstCases(labels, worst_cases)
-        self._names: list[str] = []
+        self.worst = WorstCases(labels, worst_cases, colors)
+        self._missing: dict[str, str] | None = None
+        self._files: list[str] = []
         self._rows: list[list[ClassScores]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -99,8 +103,28 @@ class SaveScores:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
+    @contextmanager
+    def one_by_one(self) -> Iterator[dict[str, str]]:
+        """Take the runs of several engines, one a case, for a single evaluation and write its files at the end.
+
+        Yields:
+            An empty dictionary for the cases that cannot be scored and the reasons; the report names them.
+        """
+        self._clear()
+        self._missing = {}
+        try:
+            yield self._missing
+            if self._files:
+                self._save(self._missing)
+        finally:
+            self._missing = None
+
     def _start(self, _engine: Engine) -> None:
-        self._names.clear()
+        if self._missing is None:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._files.clear()
         self._rows.clear()
         self.worst.clear()
 
@@ -108,7 +132,8 @@ class SaveScores:
         output: Any = engine.state.output
         for item in output:
             label = item["label"]
-            name = case_name(label.meta["filename_or_obj"])
+            file = str(label.meta["filename_or_obj"])
+            name = case_name(file)
             grid, affine = _affine(item["pred"]), _affine(label)
             difference = grid_difference(item["pred"].shape[1:], grid, label.shape[1:], affine)
             if difference is not None:
@@ -117,24 +142,33 @@ class SaveScores:
             _check_values(label, num_classes, name)
             prediction, truth = _classes(item["pred"]), _classes(label)
             scores = case_scores(prediction, truth, num_classes, affine, self.tolerances)
-            self._names.append(name)
+            self._files.append(file)
             self._rows.append(scores)
             if self.worst.count and "image" in item:
                 image = item["image"]
-                scan = image[0].detach().cpu().numpy(), _affine(image)
+                scan = shown_channels(image.detach().cpu().numpy()), _affine(image)
                 self.worst.offer(name, mean_of([row.dice for row in scores]), scan, (truth, affine), prediction)
 
     def _write(self, engine: Engine) -> None:
-        first = getattr(engine.state, "rank", 0) == 0
+        if self._missing is None:
+            self._save({}, first=getattr(engine.state, "rank", 0) == 0)
+
+    def _save(self, missing: Mapping[str, str], first: bool = True) -> None:
         if first:  # before the processes meet: each then draws the cases that it has seen
             for picture in self.folder.glob("worst_[0-9]*_*.png"):
                 picture.unlink()
-        names, rows = _gathered(self._names, self._rows, len(self.classes))
-        twice = sorted({name for name in names if names.count(name) > 1})
+        files, gathered = _gathered(self._files, self._rows, len(self.classes))
+        rows = dict(zip(files, gathered, strict=True))  # with fewer cases than processes, some come more than once
+        names = [case_name(file) for file in rows]
+        twice = _repeated(names) or _repeated([case_name(file) for file in self._files])
         if twice:
             raise InputError(f"Several label files are named {twice[0]}: name each case differently.")
         report = score_report(
-            dict(zip(names, rows, strict=True)), self.classes, self.tolerances, worst_cases=self.worst.count
+            dict(zip(names, rows.values(), strict=True)),
+            self.classes,
+            self.tolerances,
+            worst_cases=self.worst.count,
+            missing=missing,
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         self.worst.draw(self.folder, report)
@@ -143,6 +177,10 @@ class SaveScores:
         write_text(self.folder / "scores.json", json.dumps(report, indent=2) + "\n")
         write_text(self.folder / "scores.csv", as_csv(report))
         logger.info("Dice on the original grid, %d cases: %s.", len(names), describe(report))
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def _tolerances(stated: float | Mapping[str, float], classes: Sequence[str]) -> list[float]:

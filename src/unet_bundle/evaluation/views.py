@@ -16,7 +16,10 @@ _PLANES = (("axial", 2, "RLAP"), ("coronal", 1, "RLSI"), ("sagittal", 0, "APSI")
 
 @dataclass(frozen=True)
 class View:
-    """One cut, its rows from bottom to top: arrays [rows, columns] and the size of their pixels in mm."""
+    """One cut, its rows from bottom to top: arrays [rows, columns] and the size of their pixels in mm.
+
+    The image of a colour picture has the shape [rows, columns, 3].
+    """
 
     name: str
     image: npt.NDArray[np.float32]
@@ -28,7 +31,7 @@ class View:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in mm."""
-        rows, columns = self.image.shape
+        rows, columns = self.image.shape[:2]
         return columns * self.pixel[0], rows * self.pixel[1]
 
 
@@ -38,11 +41,11 @@ def flat_view(
     prediction: npt.NDArray[Any] | None,
     affine: npt.ArrayLike | None,
 ) -> View:
-    """An image as it is seen: its first axis to the right, its second downwards."""
+    """An image [x, y] or [x, y, 3] as it is seen: its first axis to the right, its second downwards."""
     width, height = (1.0, 1.0) if affine is None else spacing_of(affine)[:2]
 
     def upright(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        rows: npt.NDArray[Any] = array.T[::-1]
+        rows: npt.NDArray[Any] = array.swapaxes(0, 1)[::-1]
         return rows
 
     return View(

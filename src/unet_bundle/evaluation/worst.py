@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,15 @@ class WorstCases:
     Args:
         labels: name of each class and its value.
         count: how many cases; 0 for none.
+        colors: red, green and blue (0 to 255) by name of a class; the others get colours of their own.
     """
 
-    def __init__(self, labels: Mapping[str, int], count: int) -> None:
+    def __init__(
+        self, labels: Mapping[str, int], count: int, colors: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         self.labels = dict(labels)
         self.count = count
+        self.colors = colors
         self._kept: dict[str, tuple[float, list[View]]] = {}
 
     def clear(self) -> None:
@@ -45,7 +49,7 @@ class WorstCases:
         Args:
             name: of the case.
             score: its mean Dice; None if nothing was to be found, which cannot be a bad result.
-            image: one channel [*spatial] of any grid and its affine, 4x4.
+            image: one channel [*spatial] of any grid and its affine, 4x4; for a plane also colours [x, y, 3].
             label: the truth [*spatial] and its affine, 4x4.
             prediction: on the truth's grid.
         """
@@ -77,7 +81,13 @@ class WorstCases:
             score, views = self._kept[name]
             dice = {organ: math.nan if value is None else value for organ, value in report["cases"][name].items()}
             path = folder / f"worst_{rank}_{name}.png"
-            draw_views(views, self.labels, path, f"{name}: mean Dice {score:.3f}", dice=dice)
+            title = f"{name}: mean Dice {score:.3f}"
+            draw_views(views, self.labels, path, title, colors=self.colors, dice=dice)
+
+
+def shown_channels(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What is drawn of an image [channels, *spatial]: of a plane of three channels its colours, else the first."""
+    return np.moveaxis(image, 0, -1) if image.ndim == 3 and image.shape[0] == 3 else image[0]
 
 
 def _copied(view: View) -> View:
@@ -94,6 +104,9 @@ def _on_grid(
 ) -> npt.NDArray[Any]:
     """An image as it lies under a label map: evaluation has it as the network saw it, turned and resampled."""
     axes = label.ndim
+    if image.ndim > axes:  # colours, each a plane of its own
+        planes = [_on_grid(plane, image_affine, label, label_affine) for plane in np.moveaxis(image, -1, 0)]
+        return np.stack(planes, axis=-1)
     to_image = np.linalg.inv(image_affine) @ label_affine
     if image.shape == label.shape and np.allclose(to_image, np.eye(4), atol=1e-3):
         return image

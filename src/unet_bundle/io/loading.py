@@ -1,6 +1,8 @@
 """MONAI's loading transform with our readers behind it and no others."""
 
 import copy
+import logging
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,12 +15,17 @@ from monai.data import ImageReader
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io.layouts import case_name
+from unet_bundle.io.planes import RGB, Channels, PlaneReader, fit_colors, is_picture
 from unet_bundle.io.readers import NiftiReader
 
-READERS: tuple[type[ImageReader], ...] = (NiftiReader,)
+# MONAI's LoadImage makes all of its readers, also where ours replace them: what they lack is of no interest.
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+
+READERS: tuple[type[ImageReader], ...] = (NiftiReader, PlaneReader)
 """One reader for each family of formats, asked in this order whether a file is theirs."""
 
-READ_FORMATS = "NIfTI (.nii, .nii.gz)"
+READ_FORMATS = "NIfTI (.nii, .nii.gz), PNG or TIFF (.tif, .tiff)"
 """What `READERS` read, for messages."""
 
 
@@ -33,6 +40,8 @@ class LoadImaged(monai.transforms.LoadImaged):
     Args:
         keys: keys of the file paths to replace by images. A list of paths is stacked as channels.
         channels: channel count that the model needs, one for all keys or one for each (None: any); another is refused.
+            ``"RGB"``: three, and a grey picture (PNG, TIFF) is given in each of them. With 1, a colour picture whose
+            three channels are equal is taken for grey.
         dtype: type of the voxels, as MONAI's.
         ensure_channel_first: must be True; stands here because MONAI's configs name it.
         allow_missing_keys: whether a dictionary without one of the keys is accepted.
@@ -50,7 +59,7 @@ class LoadImaged(monai.transforms.LoadImaged):
     def __init__(
         self,
         keys: str | Sequence[str],
-        channels: int | Sequence[int | None] | None = None,
+        channels: Channels | Sequence[Channels | None] | None = None,
         dtype: DtypeLike = np.float32,
         ensure_channel_first: bool = True,
         allow_missing_keys: bool = False,
@@ -58,22 +67,30 @@ class LoadImaged(monai.transforms.LoadImaged):
         if not ensure_channel_first:
             raise ConfigError("LoadImaged always puts channels first: leave ensure_channel_first out")
         super().__init__(keys, dtype=dtype, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
-        self._loader = _StrictLoadImage(dtype)
-        self.channels = [channels] * len(self.keys) if channels is None or isinstance(channels, int) else list(channels)
+        # An image and its label often have the same base name: of a labelled case messages show the folder's, too.
+        self._loader: _StrictLoadImage = _StrictLoadImage(dtype, with_folder=tuple(self.keys) != ("image",))
+        one_for_all = channels is None or isinstance(channels, (int, str))
+        self.channels: list[Any] = [channels] * len(self.keys) if one_for_all else [*channels]  # type: ignore[misc]
         if len(self.channels) != len(self.keys):
             raise ConfigError(
                 f"LoadImaged has {len(self.keys)} keys but {len(self.channels)} channel counts: give one a key"
             )
+        for stated in self.channels:
+            if isinstance(stated, str) and stated != "RGB":
+                raise ConfigError(f"LoadImaged has channels {stated!r}: give a number, or 'RGB' for colour pictures")
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         """Replace each path by its image, a `MetaTensor` of shape [channels, *spatial]."""
         loaded: dict[Hashable, Any] = super().__call__(data, reader)
         for key, channels in self.key_iterator(loaded, self.channels):
+            if is_picture(data[key]):  # not a list of them: there each is a channel already
+                loaded[key] = fit_colors(loaded[key], channels)
             found = loaded[key].shape[0]
-            if channels is not None and found != channels:
+            needed = len(RGB) if channels == "RGB" else channels
+            if needed is not None and found != needed:
                 raise InputError(
-                    f"{_base_name(data[key])} has {found} channel{'' if found == 1 else 's'}, "
-                    f"the model needs {channels}: give a scan like those the model was trained on"
+                    f"{self._loader.shown_name(data[key])} has {found} channel{'' if found == 1 else 's'}, "
+                    f"the model needs {needed}: give a scan like those the model was trained on"
                 )
         return loaded
 
@@ -81,8 +98,9 @@ class LoadImaged(monai.transforms.LoadImaged):
 class _StrictLoadImage(monai.transforms.LoadImage):
     """`LoadImage` that picks the reader by the file's name and lets the reader's refusal through."""
 
-    def __init__(self, dtype: DtypeLike) -> None:
+    def __init__(self, dtype: DtypeLike, with_folder: bool = False) -> None:
         super().__init__(dtype=dtype, ensure_channel_first=True)
+        self.with_folder = with_folder
         self.readers = [reader() for reader in READERS]
 
     def __call__(self, filename: Any, reader: ImageReader | None = None) -> Any:
@@ -92,16 +110,28 @@ class _StrictLoadImage(monai.transforms.LoadImage):
                 (copy.copy(candidate) for candidate in self.readers if candidate.verify_suffix(filename)), None
             )
         if reader is None:
-            raise InputError(f"{_base_name(filename)} is in no format that is read: convert it to {READ_FORMATS}")
-        loaded = super().__call__(filename, reader)
+            name = self.shown_name(filename)
+            raise InputError(f"{name} is in no format that is read: convert it to {READ_FORMATS}")
+        try:
+            loaded = super().__call__(filename, reader)
+        except InputError as error:
+            raise InputError(self._with_folder(str(error), filename)) from error
         if isinstance(filename, (list, tuple)):  # results are named after this: the case, not its first channel
             first = Path(filename[0])
             suffix = first.name[len(case_name(first)) :]
             loaded.meta["filename_or_obj"] = str(first.with_name(case_name(filename) + suffix))
         return loaded
 
+    def shown_name(self, filename: Any) -> str:
+        """What messages may show of a path, or of the first of several: its base name, perhaps with the folder's."""
+        first = filename[0] if isinstance(filename, (list, tuple)) and filename else filename
+        if not isinstance(first, (str, PathLike)):
+            return repr(type(first).__name__)
+        return Path(*Path(first).parts[-2:]).as_posix() if self.with_folder else Path(first).name
 
-def _base_name(filename: Any) -> str:
-    """Base name of a path, or of the first of several: what messages may show of it."""
-    first = filename[0] if isinstance(filename, (list, tuple)) and filename else filename
-    return Path(first).name if isinstance(first, (str, PathLike)) else repr(type(first).__name__)
+    def _with_folder(self, message: str, filename: Any) -> str:
+        """The reader's message, which begins with the base name of the file it is about."""
+        for path in filename if isinstance(filename, (list, tuple)) else [filename]:
+            if isinstance(path, (str, PathLike)) and message.startswith(f"{Path(path).name} "):
+                return self.shown_name(path) + message.removeprefix(Path(path).name)
+        return message

@@ -35,6 +35,9 @@ FORM_TOLERANCE = 1e-3
 The qform's float32 quaternion holds an angle near a half turn only to about 5e-4 rad, so good files part by that much.
 """
 
+PLANE_TOLERANCE = 0.01
+"""How far a file of two axes may lean out of the axial plane, as the sine of the angle: its third axis is lost."""
+
 MAX_PADDING_BYTES = 512
 """How many bytes may follow the voxels: more means that shape or type in the header are wrong."""
 
@@ -79,7 +82,8 @@ class NiftiReader(NibabelReader):
     Raises:
         InputError: naming the file by its base name (the folder may be a patient's), if it is missing, damaged or cut
             short; has no sform and no qform, or two that disagree; is in metres or micrometres; has no voxels, more
-            than one non-spatial axis, RGB or complex voxels, or NaN, infinite or huge values.
+            than one non-spatial axis, a plane that is not axial, RGB or complex voxels, or NaN, infinite or huge
+            values.
     """
 
     def __init__(self) -> None:
@@ -230,6 +234,13 @@ def _checked_affine(header: Any, name: str) -> Affine:
             "convert it again from its source, or set the right affine"
         )
     check_affine(affine, name)
+    if (
+        len(header.get_data_shape()) == 2
+        and np.abs(affine[2, :2]).max() > PLANE_TOLERANCE * np.abs(affine[:3, :2]).max()
+    ):
+        raise InputError(
+            f"{name} is a plane that is not axial, which two axes cannot say: save it as a volume of one slice"
+        )
     if sform is not None:
         _check_forms_agree(header, sform, qform, name)
     return np.asarray(affine, dtype=np.float64)

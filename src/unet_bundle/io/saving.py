@@ -11,18 +11,20 @@ import monai.transforms
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import torch
 from monai.data import MetaTensor, NibabelWriter
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.geometry import Affine, grid_difference
 from unet_bundle.io.files import replacing
+from unet_bundle.io.label_arrays import affine_of, check_on_grid, label_array, on_cpu
 from unet_bundle.io.layouts import case_name
+from unet_bundle.io.plane_writer import PlaneWriter
+from unet_bundle.io.planes import is_picture
 from unet_bundle.io.readers import SPATIAL_AXES
 
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".nii.gz"
+PICTURE_SUFFIX = ".png"
 _GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "xyzt_units"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -35,13 +37,18 @@ _SCANNER = 1
 
 
 def output_name(image_path: str | Path | Sequence[str], output_postfix: str = "seg") -> str:
-    """File name of the label map of a scan: ``"liver_004.nii"`` gives ``"liver_004_seg.nii.gz"``.
+    """File name of the label map of a scan: ``"liver_004.nii"`` gives ``"liver_004_seg.nii.gz"``, a TIFF or PNG a PNG.
 
     Args:
         image_path: of the scan, or of its channels.
         output_postfix: put behind the case's name.
     """
-    return f"{case_name(image_path)}{f'_{output_postfix}' if output_postfix else ''}{SUFFIX}"
+    first = image_path if isinstance(image_path, (str, Path)) else image_path[0]
+    return f"{case_name(image_path)}{f'_{output_postfix}' if output_postfix else ''}{_suffix_for(first)}"
+
+
+def _suffix_for(source: str | Path) -> str:
+    return PICTURE_SUFFIX if is_picture(source) else SUFFIX
 
 
 class NiftiWriter(NibabelWriter):
@@ -83,15 +90,7 @@ class NiftiWriter(NibabelWriter):
         Raises:
             ConfigError: if there are several channels, or values that are no whole numbers or do not fit the type.
         """
-        values = _as_numpy(data_array)
-        if channel_dim is not None:
-            if values.shape[channel_dim] != 1:
-                raise ConfigError(
-                    f"a label map has 1 channel, got {values.shape[channel_dim]}: "
-                    "put AsDiscreted(argmax=True) before SaveImaged"
-                )
-            values = values.squeeze(channel_dim)
-        self.data_obj = _as_labels(values, self.label_dtype)
+        self.data_obj = label_array(data_array, self.label_dtype, channel_dim)
 
     def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = False, **_options: Any) -> None:  # noqa: ARG002
         """Take the grid of the input file from the metadata of its `MetaTensor`.
@@ -103,9 +102,9 @@ class NiftiWriter(NibabelWriter):
         Raises:
             ConfigError: if the label map is not on the input's grid.
         """
-        meta = {key: _on_cpu(value) for key, value in (meta_dict or {}).items()}
+        meta = {key: on_cpu(value) for key, value in (meta_dict or {}).items()}
         if "original_affine" in meta and ("dim" in meta or "spatial_shape" in meta):
-            self._check_grid(meta)
+            check_on_grid(np.asarray(self.data_obj), meta, _input_shape(meta)[:SPATIAL_AXES])
         has_header = all(field in meta for field in ("dim", "pixdim", "sizeof_hdr", *_GEOMETRY_FIELDS))
         self.header = _copied_header(meta) if has_header else _plain_header(meta, self.data_obj.shape)
         self.data_obj = self.data_obj.reshape(self.header.get_data_shape())
@@ -125,18 +124,9 @@ class NiftiWriter(NibabelWriter):
         if verbose:
             logger.info("wrote %s", path.name)
 
-    def _check_grid(self, meta: Mapping[str, Any]) -> None:
-        shape = _input_shape(meta)[:SPATIAL_AXES]
-        difference = grid_difference(
-            self.data_obj.shape, _affine_of(meta, "affine"), shape, _affine_of(meta, "original_affine")
-        )
-        if difference:
-            name = Path(str(meta.get("filename_or_obj", "the scan"))).name
-            raise ConfigError(f"the result for {name} is not on its grid ({difference}): put Invertd before SaveImaged")
-
 
 class SaveImaged(monai.transforms.SaveImaged):
-    """Write label maps as ``<case>_<postfix>.nii.gz`` in one flat folder, on the grid of the scan.
+    """Write label maps as ``<case>_<postfix>.nii.gz`` in one flat folder, on the grid of the scan; of pictures as PNG.
 
     The class has the name of MONAI's and passes for it, since hosts look for it.
 
@@ -184,49 +174,18 @@ class _StrictSaveImage(monai.transforms.SaveImage):
         meta = img.meta if isinstance(img, MetaTensor) else (meta_data or {})
         source = str(meta.get("filename_or_obj", self._data_index))
         folder = Path(self.output_dir)
-        path = Path(f"{filename}{SUFFIX}") if filename else folder / output_name(source, self.output_postfix)
+        path = (
+            Path(f"{filename}{_suffix_for(source)}") if filename else folder / output_name(source, self.output_postfix)
+        )
         if path.exists() and Path(source).exists() and path.samefile(source):
             raise ConfigError(f"{path.name} would replace the scan itself: give another output_dir or output_postfix")
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = NiftiWriter(self.label_dtype)
+        writer = (PlaneWriter if is_picture(source) else NiftiWriter)(self.label_dtype)
         writer.set_data_array(img)
         writer.set_metadata(meta)
         writer.write(path, verbose=True)
         self._data_index += 1
         return img
-
-
-def _on_cpu(value: Any) -> Any:
-    """Metadata as arrays and numbers: a data loader turns them into tensors."""
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-
-
-def _affine_of(meta: Mapping[str, Any], key: str) -> Affine:
-    """An affine of the metadata as 4x4; MONAI has 3x3 for planes."""
-    affine = np.eye(4)
-    value = np.asarray(meta[key], dtype=np.float64)
-    rank = value.shape[0] - 1
-    affine[:rank, :rank] = value[:rank, :rank]
-    affine[:rank, 3] = value[:rank, -1]
-    return affine
-
-
-def _as_numpy(values: Any) -> npt.NDArray[Any]:
-    if not isinstance(values, torch.Tensor):
-        return np.asarray(values)
-    tensor = values.detach().as_subclass(torch.Tensor).cpu()
-    return np.asarray((tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy())
-
-
-def _as_labels(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    if values.size and not (values.min() >= 0 and values.max() <= np.iinfo(dtype).max):  # False for NaN, too
-        raise ConfigError(f"label values {values.min()} to {values.max()} do not fit {dtype}: set SaveImaged's dtype")
-    labels = values.astype(dtype)
-    if values.dtype.kind == "f" and not np.array_equal(labels, values):
-        raise ConfigError(
-            "a label map holds whole numbers only: take the argmax after Invertd, or set its nearest_interp"
-        )
-    return labels
 
 
 def _input_shape(meta: Mapping[str, Any]) -> tuple[int, ...]:
@@ -254,7 +213,7 @@ def _plain_header(meta: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
     header: Any = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
-    affine = _affine_of(meta, "affine") if "affine" in meta else np.eye(4)
+    affine = affine_of(meta, "affine") if "affine" in meta else np.eye(4)
     header.set_sform(affine, code=_SCANNER)
     header.set_qform(affine, code=_SCANNER)
     if not np.allclose(header.get_qform(), affine, atol=1e-3):  # a quaternion cannot shear

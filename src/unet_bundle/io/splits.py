@@ -88,23 +88,16 @@ def split_cases(
         Training cases and validation cases, each in the order given.
 
     Raises:
-        ConfigError: if `fold` or `folds` is out of range.
-        InputError: if there are fewer subjects than folds, two cases of one name, or the splits file
-            is broken, names unknown cases, or has a case or a subject on both sides.
+        ConfigError: if `fold` or `folds` is out of range, or there are fewer subjects than folds.
+        InputError: if there are two cases of one name, or the splits file is broken: see `read_splits`.
     """
     by_name = {_name_of(case): case for case in cases}
     if len(by_name) < len(cases):
         raise InputError("two cases have the same name, so they cannot be told apart in a split: rename one")
-    subjects = {name: subject_of(name, subject_key) for name in by_name}
     if splits_file is not None:
-        training, validation = _read_split(Path(splits_file), fold, by_name.keys())
-        torn = {subjects[name] for name in training} & {subjects[name] for name in validation}
-        if torn:
-            raise InputError(
-                f"{Path(splits_file).name} has subject {min(torn)} both in training and in validation of fold {fold}: "
-                "keep a subject's cases on one side"
-            )
+        training, validation = _split_of_file(Path(splits_file), fold, by_name.keys(), subject_key)
     else:
+        subjects = {name: subject_of(name, subject_key) for name in by_name}
         validating = _subjects_of_fold(set(subjects.values()), fold, folds, seed)
         validation = frozenset(name for name, subject in subjects.items() if subject in validating)
         training = by_name.keys() - validation
@@ -155,7 +148,12 @@ def _subjects_of_fold(subjects: set[str], fold: int, folds: int, seed: int) -> s
         raise ConfigError(f"folds is {folds!r}: it must be a whole number of at least 2")
     _check_fold(fold, folds)
     if len(subjects) < folds:
-        raise InputError(f"the data set has {len(subjects)} subjects, too few for {folds} folds: lower folds")
+        remedy = (
+            f"set 'folds: {len(subjects)}' or less in the task card and plan again, or give --folds"
+            if len(subjects) > 1
+            else "add scans of other subjects"
+        )
+        raise ConfigError(f"the data set has too few subjects ({len(subjects)}) for {folds} folds: {remedy}")
     ordered = sorted(subjects)
     shuffled = np.random.RandomState(seed).permutation(len(ordered))  # frozen by NumPy: the same for ever
     return {ordered[index] for index in np.array_split(shuffled, folds)[fold]}
@@ -170,7 +168,23 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _read_split(path: Path, fold: int, known: AbstractSet[str]) -> tuple[AbstractSet[str], AbstractSet[str]]:
+def read_splits(
+    path: Path, known: AbstractSet[str] | None = None, subject_key: str | None = None
+) -> list[dict[str, list[str]]]:
+    """Read a splits file and check all its folds.
+
+    Args:
+        path: JSON in the form of nnU-Net's ``splits_final.json``; see `split_cases`.
+        known: names of the cases of the data set; None: not known here.
+        subject_key: see `subject_of`.
+
+    Returns:
+        ``{"train": [names], "val": [names]}`` of each fold, nothing else.
+
+    Raises:
+        InputError: the file cannot be read, is in another form, names unknown cases, or has a case or a subject on both
+            sides of a fold.
+    """
     try:
         splits = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -179,15 +193,36 @@ def _read_split(path: Path, fold: int, known: AbstractSet[str]) -> tuple[Abstrac
         raise InputError(f"the splits file {path.name} is not valid JSON ({error}): correct it") from error
     if not isinstance(splits, list) or not splits or not all(_is_split(split) for split in splits):
         raise InputError(f'splits file {path.name} must be a list of {{"train": [names], "val": [names]}}, one a fold')
-    _check_fold(fold, len(splits))
-    training, validation = frozenset(splits[fold]["train"]), frozenset(splits[fold]["val"])
-    unknown = sorted((training | validation) - known)
+    for fold, split in enumerate(splits):
+        _check_split(split, fold, path.name, known, subject_key)
+    return [{side: split[side] for side in ("train", "val")} for split in splits]
+
+
+def _check_split(
+    split: Mapping[str, list[str]], fold: int, name: str, known: AbstractSet[str] | None, subject_key: str | None
+) -> None:
+    training, validation = frozenset(split["train"]), frozenset(split["val"])
+    unknown = sorted((training | validation) - known) if known is not None else []
     if unknown:
-        raise InputError(f"{path.name} names {unknown[0]}, which is not in the data set: correct the splits file")
+        raise InputError(f"{name} names {unknown[0]}, which is not in the data set: correct the splits file")
     if training & validation:
         raise InputError(
-            f"{path.name} has {min(training & validation)} in training and in validation of fold {fold}: correct it"
+            f"{name} has {min(training & validation)} in training and in validation of fold {fold}: correct it"
         )
+    torn = {subject_of(case, subject_key) for case in training} & {subject_of(case, subject_key) for case in validation}
+    if torn:
+        raise InputError(
+            f"{name} has subject {min(torn)} both in training and in validation of fold {fold}: "
+            "keep a subject's cases on one side"
+        )
+
+
+def _split_of_file(
+    path: Path, fold: int, known: AbstractSet[str], subject_key: str | None
+) -> tuple[AbstractSet[str], AbstractSet[str]]:
+    splits = read_splits(path, known, subject_key)
+    _check_fold(fold, len(splits))
+    training, validation = frozenset(splits[fold]["train"]), frozenset(splits[fold]["val"])
     left_out = len(known) - len(training) - len(validation)
     if left_out:
         logger.warning("%s leaves out %d of %d cases in fold %d", path.name, left_out, len(known), fold)

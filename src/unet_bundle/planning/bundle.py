@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.docs import bundle_readme, data_license
 from unet_bundle.planning.plan import Plan
 from unet_bundle.planning.template import configs
+from unet_bundle.planning.template.shared import SPLITS
 
 METADATA_SCHEMA = "https://project-monai.github.io/public/schema/meta_schema_20240725.json"
 LINE_LENGTH = 110
@@ -116,12 +117,26 @@ def metadata(plan: Plan, card: TaskCard) -> dict[str, Any]:
 
 
 def bundle_files(
-    plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard, scores: Mapping[str, Any] | None = None
+    plan: Plan,
+    fingerprint: Mapping[str, Any],
+    card: TaskCard,
+    scores: Mapping[str, Any] | None = None,
+    splits: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, str]:
-    """Every text file of the bundle by its path in the folder; pure: no clock, no environment."""
+    """Every text file of the bundle by its path in the folder; pure: no clock, no environment.
+
+    Args:
+        plan: of the bundle.
+        fingerprint: that it was planned from.
+        card: that it was planned from.
+        scores: ``scores.json`` of an evaluation, for the documentation.
+        splits: content of the card's splits file (see `unet_bundle.io.splits.read_splits`), None if it names none.
+    """
     files = {f"configs/{name}": to_json(config) for name, config in configs(plan).items()}
     files["configs/metadata.json"] = to_json(metadata(plan, card))
     files["configs/logging.conf"] = LOGGING_CONF
+    if splits is not None:
+        files[SPLITS] = to_json([dict(split) for split in splits])
     files["docs/README.md"] = bundle_readme(plan, fingerprint, card, scores)
     files["docs/data_license.txt"] = data_license(card)
     files["LICENSE"] = _license()
@@ -146,6 +161,8 @@ def write_bundle(files: Mapping[str, str], output: Path) -> None:
     # metadata.json last: it says that the folder is a bundle.
     for name in sorted(files, key=lambda name: name == "configs/metadata.json"):
         write_text(output / name, files[name])
+    if SPLITS not in files:
+        (output / SPLITS).unlink(missing_ok=True)
     (output / "models").mkdir(exist_ok=True)
 
 

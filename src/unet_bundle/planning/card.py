@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.io import RGB
+from unet_bundle.transforms import LabelValues
 
 BACKGROUND = "background"
 CODED_TERMS = ("category", "type", "type_modifier", "region", "region_modifier")
@@ -38,7 +40,7 @@ class TaskCard:
         copyright: Copyright line of the bundle.
         data_source: Where the scans and labels come from, with the citation asked for.
         data_license: Terms of the scans and labels, as text.
-        modality: One entry per image channel, such as ``"MRI"`` or ``"CT"``.
+        modality: One entry per image channel, such as ``"MRI"`` or ``"CT"``; ``[RGB]`` stands for red, green and blue.
         labels: Label name to voxel value; ``background`` is 0 and the values are consecutive.
         terms: Per label name a ``color`` ([r, g, b], 0 to 255) and coded terms ``{value, scheme, meaning}``.
         left_right_pairs: Pairs of labels that are the left and right of one organ.
@@ -47,6 +49,9 @@ class TaskCard:
         image_files: Pattern of the image files, such as ``*/{case}.nii.gz``, or one for each channel, for data sets
             whose layout is not known (see `unet_bundle.io.survey_cases`).
         label_files: Pattern of the label files; stated with `image_files` or not at all.
+        label_values: Per label name the values that label files have for it: whole numbers, ranges as text
+            (``"1-65535"``) and, for one label at most, ``rest`` (see `unet_bundle.transforms.LabelValues`). None: label
+            files hold the labels' own values.
         surface_tolerance: Distance in mm within which two surfaces agree, for the surface Dice: one for all labels, or
             by label name (the others have 1 mm).
         folds: Number of cross-validation folds.
@@ -71,12 +76,20 @@ class TaskCard:
     splits_file: str | None = None
     image_files: str | list[str] | None = None
     label_files: str | None = None
+    label_values: dict[str, list[int | str]] | None = None
     surface_tolerance: float | dict[str, float] = 1.0
     folds: int = 5
     seed: int = 0
     overrides: dict[str, Any] = field(default_factory=dict)
     version: str = "0.1.0"
     changelog: dict[str, str] = field(default_factory=dict)
+
+    def class_values(self) -> list[list[int | str]] | None:
+        """`label_values` in the order of the classes, as `unet_bundle.transforms.MergeLabelsd` takes them."""
+        if self.label_values is None:
+            return None
+        names = sorted(self.labels, key=lambda name: self.labels[name])
+        return [self.label_values.get(name, []) for name in names]
 
 
 def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskCard:
@@ -109,12 +122,16 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
     values.setdefault("changelog", {values.get("version", "0.1.0"): "First plan."})
     for key in ("authors", "copyright", "data_source", "data_license"):
         values.setdefault(key, "not stated")
+    if values["modality"] == ["RGB"]:
+        values["modality"] = list(RGB)
+    _list_label_values(values, where)
     card = TaskCard(**values)
     _check_types(card, where)
     _check_labels(card.labels, where)
     _check_terms(card, where)
     _check_pairs(card, where)
     _check_files(card, where)
+    _check_label_values(card, where)
     _check_tolerance(card, where)
     _check_rest(card, where)
     return card
@@ -275,6 +292,34 @@ def _check_files(card: TaskCard, where: str) -> None:
     patterns = card.image_files if isinstance(card.image_files, list) else [card.image_files]
     if card.image_files is not None and not (patterns and all(isinstance(pattern, str) for pattern in patterns)):
         raise ConfigError(f"{where}: image_files must be a pattern or a list of patterns, not {card.image_files!r}")
+
+
+def _list_label_values(values: dict[str, Any], where: str) -> None:
+    """Put single values into lists: ``liver: 5`` says the same as ``liver: [5]``."""
+    stated = values.get("label_values")
+    if stated is None:
+        return
+    if not isinstance(stated, dict):
+        raise ConfigError(f"{where}: label_values must be 'label: values' lines, not {stated!r}")
+    values["label_values"] = {
+        name: list(entry) if isinstance(entry, list) else [entry] for name, entry in stated.items()
+    }
+
+
+def _check_label_values(card: TaskCard, where: str) -> None:
+    if card.label_values is None:
+        return
+    for name in card.label_values:
+        if name not in card.labels:
+            clause = close_match(str(name), card.labels)
+            raise ConfigError(f"{where}: label_values names {name!r}, which is no label: {clause}")
+    for name in card.labels:
+        if name != BACKGROUND and not card.label_values.get(name):
+            raise ConfigError(f"{where}: label_values says nothing of {name!r}: list the values of every label")
+    try:
+        LabelValues(card.class_values() or [])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _check_tolerance(card: TaskCard, where: str) -> None:

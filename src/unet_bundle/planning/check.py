@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unet_bundle.errors import InputError
+from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import format_shape, format_spacing
-from unet_bundle.io import Survey, case_name, split_cases, subject_of, survey_cases
+from unet_bundle.io import Survey, case_name, split_cases, subject_of, survey_cases, wanted_channels
 from unet_bundle.io.layouts import no_cases
 from unet_bundle.planning.card import TaskCard, load_card
 from unet_bundle.planning.check_case import CaseReading, read_case
 from unet_bundle.planning.findings import SEVERITIES, Finding, Report
+from unet_bundle.transforms import LabelValues
 
 MAX_WORKERS = 4
 """More threads hold more whole scans in memory at a time than they gain in speed."""
@@ -94,8 +95,11 @@ def card_to_check(path: Path | None, description: Mapping[str, Any]) -> TaskCard
 def _read_all(survey: Survey, card: TaskCard | None, workers: int | None, progress: bool) -> list[CaseReading]:
     known = None if card is None else frozenset(card.labels.values())
     count = workers or min(os.cpu_count() or 1, MAX_WORKERS)
+    channels = None if card is None else wanted_channels(card.modality)
+    values = None if card is None else card.class_values()
+    merged = None if values is None else LabelValues(values)
     with ThreadPoolExecutor(count) as pool:
-        readings = pool.map(lambda case: read_case(case, survey, known), survey.cases)
+        readings = pool.map(lambda case: read_case(case, survey, known, channels, merged), survey.cases)
         bar = tqdm(readings, total=len(survey.cases), desc="checking", unit="case", disable=not progress)
         return list(bar)
 
@@ -197,7 +201,7 @@ def _wrong_folds(survey: Survey, card: TaskCard | None) -> Iterator[Finding]:
 def _split_refusal(survey: Survey, card: TaskCard, fold: int) -> str | None:
     try:
         split_cases(survey.cases, fold, card.folds, card.subject, card.seed, card.splits_file)
-    except InputError as error:
+    except (ConfigError, InputError) as error:
         return str(error)
     return None
 

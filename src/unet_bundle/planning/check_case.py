@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import GRID_TOLERANCE_MM, format_shape, grid_difference, orientation_of, spacing_of
-from unet_bundle.io import LoadImaged, Survey, case_name
+from unet_bundle.io import Channels, LoadImaged, Survey, case_name, fit_colors, is_picture
 from unet_bundle.planning.findings import Finding, Severity
+from unet_bundle.transforms import LabelValues
 
 SHOWN_VALUES = 5
 """Label values that a message names at most."""
@@ -58,39 +59,49 @@ class CaseReading:
         self.findings.append(Finding(severity, kind, file, message))
 
 
-def read_case(case: dict[str, Any], survey: Survey, known: Collection[int] | None) -> CaseReading:
+def read_case(
+    case: dict[str, Any],
+    survey: Survey,
+    known: Collection[int] | None,
+    channels: Channels | None = None,
+    merged: LabelValues | None = None,
+) -> CaseReading:
     """Read a case's files, once each, and look at every voxel.
 
     Args:
         case: ``{"image": path or paths, "label": path}``.
         survey: the data set it is from.
         known: label values that are stated; None: whole numbers from 0 on are accepted.
+        channels: of the images, if they are stated: it says how grey and colour pictures are read.
+        merged: which values of the label files are which class, if that is stated.
     """
     paths = case["image"] if isinstance(case["image"], list) else [case["image"]]
     reading = CaseReading(case_name(case["image"]), survey.relative(paths[0]), survey.relative(case["label"]))
     grid = None
-    image = _load(case["image"], reading, survey)
+    image = _load(case["image"], reading, survey, channels)
     if image is not None:
         grid = tuple(int(side) for side in image.shape[1:]), np.asarray(image.affine, dtype=np.float64)
         reading.shape, reading.channels = grid[0], int(image.shape[0])
         reading.is_4d = len(paths) == 1 and reading.channels > 1 and len(grid[0]) == 3
         reading.spacing = _spacing_along_body_axes(grid[1], len(grid[0]))
-        _look_at_image(image.numpy(), reading)
+        # The channels of a grey picture in colour are equal, and those of a fluorescence may be empty.
+        _look_at_image(image.numpy(), reading, apart=not is_picture(case["image"]))
         del image  # a scan may take gigabytes: only one at a time
-    label = _load(case["label"], reading, survey)
+    label = _load(case["label"], reading, survey, 1)
     if label is not None:
         if grid is not None:
             _compare_grids(grid, label, reading)
-        _look_at_label(label, known, reading)
+        _look_at_label(label, known, merged, reading)
     return reading
 
 
-def _load(image: str | list[str], reading: CaseReading, survey: Survey) -> Any:
+def _load(image: str | list[str], reading: CaseReading, survey: Survey, channels: Channels | None) -> Any:
     """The image, or None and a finding."""
     paths = image if isinstance(image, list) else [image]
     path = paths[0]
     try:
-        return LoadImaged(keys="image")({"image": image})["image"]
+        loaded = LoadImaged(keys="image")({"image": image})["image"]
+        return fit_colors(loaded, channels) if is_picture(image) else loaded
     except InputError as error:
         message = str(error)
         # The message names the file by its base name; the finding has its path.
@@ -110,8 +121,14 @@ def _spacing_along_body_axes(affine: npt.NDArray[np.float64], dims: int) -> tupl
     return tuple(spacing[axis] for axis in order)
 
 
-def _look_at_image(image: FloatArray, reading: CaseReading) -> None:
-    """Note constant channels, and what two copies of an image have in common."""
+def _look_at_image(image: FloatArray, reading: CaseReading, apart: bool) -> None:
+    """Note constant channels, and what two copies of an image have in common.
+
+    Args:
+        image: shape [channels, *spatial].
+        reading: what is found is noted there.
+        apart: whether each channel is a scan of its own, which has to differ from the others.
+    """
     digests: list[str | None] = []
     for channel in image:
         if channel.min() == channel.max():
@@ -127,6 +144,8 @@ def _look_at_image(image: FloatArray, reading: CaseReading) -> None:
         reading.add(
             "error", "constant image", reading.image_file, f"has the value {value} everywhere: get the real scan"
         )
+    elif not apart:
+        return
     elif constant:
         text = f"has a channel without content ({constant[0]} is constant): get the real scan or leave the case out"
         reading.add("warning", "constant image", reading.image_file, text)
@@ -148,7 +167,7 @@ def _compare_grids(grid: tuple[tuple[int, ...], npt.NDArray[np.float64]], label:
         reading.add("error", kind, reading.label_file, text)
 
 
-def _look_at_label(label: Any, known: Collection[int] | None, reading: CaseReading) -> None:
+def _look_at_label(label: Any, known: Collection[int] | None, merged: LabelValues | None, reading: CaseReading) -> None:
     file = reading.label_file
     if label.shape[0] != 1:
         text = f"has {label.shape[0]} channels, a label map holds one whole number a voxel: merge or split it"
@@ -165,10 +184,17 @@ def _look_at_label(label: Any, known: Collection[int] | None, reading: CaseReadi
     if stored:
         reading.add("note", "float labels", file, f"is stored as {stored}, but every value is whole: accepted")
     reading.values = frozenset(_whole_values(voxels))
-    unknown = sorted(value for value in reading.values if value < 0 or (known is not None and value not in known))
+    if merged is not None:
+        values = sorted(reading.values)
+        classes = dict(zip(values, merged.classes(np.array(values)).tolist(), strict=True))
+        unknown = [value for value in values if classes[value] < 0]
+        reading.values = frozenset(number for number in classes.values() if number >= 0)
+    else:
+        unknown = sorted(value for value in reading.values if value < 0 or (known is not None and value not in known))
     if unknown:
         some = ", ".join(map(str, unknown[:SHOWN_VALUES])) + (", ..." if len(unknown) > SHOWN_VALUES else "")
         stated = "labels are 0 or more" if known is None else f"the stated labels are 0 to {max(known)}"
+        stated = stated if merged is None else "label_values in the task card does not list them"
         text = (
             f"holds {some} in {int(np.isin(voxels, unknown).sum())} voxels, but {stated}: correct it or state the label"
         )

@@ -21,10 +21,11 @@ CITATIONS = """\
 - The bundle format and its command line: MONAI, <https://docs.monai.io/en/stable/bundle_intro.html>"""
 
 _CHOICES = (
-    "orientation", "spacing", "normalization", "patch_size", "network.channels", "network.strides",
-    "network.kernel_sizes", "network.convolutions_per_stage", "network.norm", "network.activation", "network.dropout",
+    "configuration", "orientation", "spacing", "normalization", "patch_size", "network.channels", "network.strides",
+    "network.kernel_sizes", "network.encoder", "network.convolutions_per_stage",
+    "network.decoder_convolutions_per_stage", "network.norm", "network.activation", "network.dropout",
     "network.deep_supervision", "batch_size", "mirror_axes", "foreground_fraction", "overlap", "learning_rate",
-    "iterations_per_epoch", "max_epochs", "val_interval",
+    "iterations_per_epoch", "max_epochs", "val_interval", "num_workers",
 )  # fmt: skip
 
 
@@ -112,6 +113,22 @@ def _choices(plan: Plan) -> str:
         f"## Why it is set up so\n\nPlanned for memory target `{plan.memory_target}`; the median scan has "
         f"{' x '.join(map(str, plan.median_shape))} voxels at the target spacing.\n\n"
         + _table(["choice", "value", "reason"], rows)
+        + _advice(plan)
+    )
+
+
+def _advice(plan: Plan) -> str:
+    if plan.configuration == "2d":
+        axis = ("right to left", "anterior to posterior", "superior to inferior")[plan.slice_axis or 0]
+        return (
+            f"\n\nThe network is two-dimensional: it sees one slice at a time, of the stack from {axis}. Scans go in "
+            "and label maps come out as volumes."
+        )
+    if plan.advice is None:
+        return ""
+    return (
+        f"\n\nLow resolution is advisable: {plan.advice}. Plan another bundle with `unet-bundle plan --configuration "
+        "low`, or with `configuration: low` under `overrides` in the task card, and keep the one that scores better."
     )
 
 

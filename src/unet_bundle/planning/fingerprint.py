@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import grid_difference, orientation_of, spacing_of
-from unet_bundle.io import LoadImaged, case_name, subject_of
+from unet_bundle.io import LoadImaged, case_name, fit_colors, is_picture, subject_of, wanted_channels
 from unet_bundle.planning.card import TaskCard
+from unet_bundle.transforms import MergeLabelsd
 
 FORMAT = 1
 """Version of the fingerprint's own form; a plan refuses any other."""
@@ -72,8 +73,10 @@ def measure_fingerprint(
         measures = list(bar)
 
     grids = sorted((measure.shape, measure.spacing) for measure in measures)
+    pictures = all(is_picture(path) for case in cases for path in _paths(case["image"]))
     return {
         "format": FORMAT,
+        **({"pixels": True} if pictures else {}),
         "spatial_dims": len(grids[0][0]),
         "num_cases": len(measures),
         "num_subjects": len({subject_of(name, card.subject) for name in names}),
@@ -93,10 +96,21 @@ def significant(value: float, digits: int = 6) -> float:
     return float(f"{float(value):.{digits}g}")
 
 
+def _paths(image: str | Sequence[str]) -> Sequence[str]:
+    return [image] if isinstance(image, str) else image
+
+
 def _measure_case(case: Mapping[str, str], card: TaskCard) -> _CaseMeasures:
     name = case_name(case["image"])
     data = LoadImaged(keys=("image", "label"))({"image": case["image"], "label": case["label"]})
     image, label = data["image"], data["label"]
+    if is_picture(case["image"]):
+        image = fit_colors(image, wanted_channels(card.modality))
+    if is_picture(case["label"]):
+        label = fit_colors(label, 1)
+    values = card.class_values()
+    if values is not None:
+        label = MergeLabelsd("label", values)({"label": label})["label"]
     affine = np.asarray(image.affine, dtype=np.float64)
     difference = grid_difference(
         tuple(image.shape[1:]), affine, tuple(label.shape[1:]), np.asarray(label.affine, dtype=np.float64)
@@ -112,7 +126,8 @@ def _measure_case(case: Mapping[str, str], card: TaskCard) -> _CaseMeasures:
         raise InputError(f"{name}: the label has {label.shape[0]} channels: it must hold one whole number a voxel")
 
     codes = orientation_of(affine)
-    order = np.argsort([_AXIS_OF_CODE[code] for code in codes])
+    axes = image.ndim - 1
+    order = np.argsort([_AXIS_OF_CODE[code] for code in codes[:axes]])
     spacing = np.asarray(spacing_of(affine))
     return _CaseMeasures(
         shape=tuple(int(image.shape[1 + axis]) for axis in order),

@@ -15,8 +15,11 @@ to 16 % above what the tensors take; the C library's allocator, which keeps free
 that, differently from run to run. ``tests/planning/test_memory.py`` measures again.
 """
 
+import functools
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -80,13 +83,36 @@ def count_feature_maps(network_arguments: Mapping[str, Any], patch_size: Sequenc
     Raises:
         ValueError: If the arguments contradict each other or the patch is too small for them (`UNet` says how).
     """
+    arguments, patch = json.dumps(network_arguments), tuple(patch_size)
+    total_stride, padded = _shape_rules(arguments)
+    divisible = len(patch) == len(total_stride) and all(
+        edge % stride == 0 for edge, stride in zip(patch, total_stride, strict=True)
+    )
+    if not (padded and divisible) or patch == total_stride:
+        return _count(arguments, patch)
+    # Every map is as many times larger as the patch is: one count serves all patches of a network.
+    small = tuple(2 * stride for stride in total_stride)
+    counted, voxels, small_voxels = _count(arguments, small), math.prod(patch), math.prod(small)
+    sizes = {entry.name: getattr(counted, entry.name) * voxels // small_voxels for entry in fields(counted)}
+    return FeatureMaps(**{**sizes, "weights": counted.weights})
+
+
+@functools.lru_cache(maxsize=256)
+def _shape_rules(network_arguments: str) -> tuple[tuple[int, ...], bool]:
+    """Total stride per axis, and whether maps keep the size between strides."""
+    network = network_on_meta(json.loads(network_arguments))
+    return tuple(network.total_stride), network.padded
+
+
+@functools.lru_cache(maxsize=256)
+def _count(network_arguments: str, patch_size: tuple[int, ...]) -> FeatureMaps:
     kept: dict[int, Tensor] = {}  # by identity, and held so that no identity is freed and used again
     skips: list[int] = []
 
     def keep(tensor: Tensor) -> None:
         kept[id(tensor)] = tensor
 
-    network = network_on_meta(network_arguments).train()
+    network = network_on_meta(json.loads(network_arguments)).train()
     image = torch.empty(1, network.in_channels, *patch_size, device="meta")
     for module in network.modules():
         if isinstance(module, _NEEDS_INPUT):

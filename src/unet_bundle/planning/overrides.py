@@ -13,6 +13,9 @@ Value = TypeVar("Value")
 
 SET_IN_CARD = "set in the task card"
 
+CONFIGURATIONS = ("full", "low", "2d")
+"""Full resolution, low resolution, and slices of volumes; see `unet_bundle.planning.configuration`."""
+
 NETWORK_FROM_DATA = ("spatial_dims", "in_channels", "out_channels")
 """Arguments of the network that the data set decides."""
 
@@ -80,7 +83,7 @@ def _is_count(value: Any) -> bool:
 def _is_scheme(entry: Any) -> bool:
     if not isinstance(entry, dict):
         return False
-    if entry.get("scheme") == "zscore":
+    if entry.get("scheme") in ("zscore", "zscore_joint"):
         return set(entry) == {"scheme"}
     statistics = {key: value for key, value in entry.items() if key != "scheme"}
     return (
@@ -102,14 +105,15 @@ def _rules(dims: int, channels: int) -> dict[str, tuple[str, Callable[[Any], boo
                 isinstance(value, list) and len(value) == dims and all(_is_number(x) and x > 0 for x in value)
             ),
         ),
+        "configuration": (f"one of {', '.join(CONFIGURATIONS)}", lambda value: value in CONFIGURATIONS),
         "patch_size": (
-            f"a list of {dims} whole numbers of voxels",
-            lambda value: isinstance(value, list) and len(value) == dims and all(map(_is_count, value)),
+            f"a list of {dims} whole numbers of voxels" + (", or of 2 for slices" if dims == 3 else ""),
+            lambda value: isinstance(value, list) and len(value) in {2, dims} and all(map(_is_count, value)),
         ),
         "batch_size": count,
         "network": ("'argument: value' lines", lambda value: isinstance(value, dict)),
         "normalization": (
-            f"a list of {channels} schemes, each {{scheme: zscore}} or {{scheme: ct, lower, upper, mean, std}}",
+            f"a list of {channels} of {{scheme: zscore or zscore_joint}} or {{scheme: ct, lower, upper, mean, std}}",
             lambda value: isinstance(value, list) and len(value) == channels and all(map(_is_scheme, value)),
         ),
         "mirror_axes": (f"a list of different axes from 0 to {dims - 1}", lambda value: _are_axes(value, dims)),
@@ -118,6 +122,7 @@ def _rules(dims: int, channels: int) -> dict[str, tuple[str, Callable[[Any], boo
         "iterations_per_epoch": count,
         "max_epochs": count,
         "val_interval": count,
+        "num_workers": ("a whole number of at least 0", lambda value: value == 0 or _is_count(value)),
         "learning_rate": ("a number above 0", lambda value: _is_number(value) and value > 0),
     }
 

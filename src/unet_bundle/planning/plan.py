@@ -1,13 +1,15 @@
 """The plan: every choice that turns a data set's fingerprint into a bundle, each with its reason."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.planning import topology
-from unet_bundle.planning.architecture import plan_architecture, plan_batch_size
+from unet_bundle.io import wanted_channels
+from unet_bundle.planning.architecture import Architecture, network_reasons, plan_architecture, plan_batch_size
 from unet_bundle.planning.card import TaskCard
+from unet_bundle.planning.configuration import Configuration, View, choose_view
 from unet_bundle.planning.fingerprint import FORMAT
 from unet_bundle.planning.memory import training_memory_bytes
 from unet_bundle.planning.overrides import Choices
@@ -20,27 +22,30 @@ class Plan:
 
     Attributes:
         name: Name of the bundle.
-        spatial_dims: 2 or 3.
+        spatial_dims: Axes of a patch and of the network, 2 or 3.
         in_channels: Image channels.
         modality: Modality of each channel.
         labels: Label name to voxel value, background included.
-        spacing: Target spacing in mm.
+        configuration: How the scans are looked at: ``"full"`` or ``"low"`` resolution, or ``"2d"``, slices of volumes.
+        slice_axis: The axis of the scans across which slices are taken; None for patches with all axes of the scans.
+        spacing: Target spacing in mm, per axis of the scans; None leaves an axis as it is.
         orientation: Axes that scans are brought to.
         patch_size: Voxels of a training patch and of the inference window.
         batch_size: Patches per step.
         network: Arguments of `unet_bundle.networks.UNet`.
         normalization: One scheme per channel (see `unet_bundle.transforms.NormalizeChannelsd`).
-        mirror_axes: Axes that augmentation mirrors.
+        mirror_axes: Axes of the scans that augmentation mirrors.
         foreground_fraction: Share of training patches centred on a labelled voxel.
         overlap: Overlap of inference windows, as a share of the window.
         iterations_per_epoch: Steps per epoch.
         max_epochs: Epochs.
         val_interval: Epochs from one validation to the next.
         learning_rate: Peak learning rate.
+        num_workers: Processes that prepare batches in training.
         memory_target: The target that was planned for.
         memory_bytes: Forecast of a training step's peak memory, in bytes.
         subject_key: How a case name gives the subject.
-        splits_file: Existing splits, or None.
+        splits_file: Base name of the existing splits the task card names, or None; the bundle gets a copy.
         folds: Number of folds.
         seed: Seed of folds and training.
         median_shape: Median size of the scans at the target spacing, in voxels.
@@ -48,6 +53,9 @@ class Plan:
         image_files: Patterns of the image files as the task card states them, or None for a known layout.
         label_files: Pattern of the label files, or None.
         surface_tolerance: Tolerance of the surface Dice in mm: of all labels, or by label name.
+        label_values: For each class the values of the label files that become it, or None: they are the classes.
+        colors: Red, green and blue (0 to 255) by label name, of those the task card states.
+        advice: One sentence on a configuration that may be better, or None.
     """
 
     name: str
@@ -55,7 +63,9 @@ class Plan:
     in_channels: int
     modality: list[str]
     labels: dict[str, int]
-    spacing: list[float]
+    configuration: Configuration
+    slice_axis: int | None
+    spacing: list[float | None]
     orientation: str
     patch_size: list[int]
     batch_size: int
@@ -68,6 +78,7 @@ class Plan:
     max_epochs: int
     val_interval: int
     learning_rate: float
+    num_workers: int
     memory_target: str
     memory_bytes: int
     subject_key: str | None
@@ -79,9 +90,17 @@ class Plan:
     image_files: str | list[str] | None = None
     label_files: str | None = None
     surface_tolerance: float | dict[str, float] = 1.0
+    label_values: list[list[int | str]] | None = None
+    colors: dict[str, list[int]] = field(default_factory=dict)
+    advice: str | None = None
 
 
-def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarget = "cpu") -> Plan:
+def make_plan(
+    fingerprint: Mapping[str, Any],
+    card: TaskCard,
+    memory: MemoryTarget = "cpu",
+    configuration: Configuration | None = None,
+) -> Plan:
     """Plan a bundle; a pure function, the same bytes every time.
 
     The rules are nnU-Net's (Isensee et al. 2021, Nature Methods 18:203); the memory is counted from the feature maps of
@@ -91,6 +110,7 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
         fingerprint: What `measure_fingerprint` returned.
         card: The task card; its overrides take the place of planned values, and what depends on them follows.
         memory: What to plan for: a workstation without a GPU, or a GPU's memory.
+        configuration: Full or low resolution, or slices; None: the card's, or what the scans call for.
 
     Returns:
         The plan.
@@ -106,10 +126,15 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
     dims = int(fingerprint["spatial_dims"])
     choices = Choices(card, dims)
 
-    cases = fingerprint["cases"]
-    spacing = choices.take("spacing", *_spacing(fingerprint))
-    shape = topology.median_shape(cases["spacings"], cases["shapes"], spacing)
-    architecture = plan_architecture(choices, target, (len(card.modality), len(card.labels)), spacing, shape)
+    channels = len(card.modality), len(card.labels)
+
+    def architect(spacing: Sequence[float], shape: Sequence[int]) -> Architecture:
+        return plan_architecture(choices, target, channels, spacing, shape)
+
+    view = choose_view(fingerprint, choices, configuration, architect)
+    architecture, shape = view.architecture, view.shape
+    _explain_view(choices, view)
+    choices.explain_network(network_reasons(architecture, target, view.spacing_of_patch))
     batch_size = choices.take(
         "batch_size", *plan_batch_size(architecture, target, shape, int(fingerprint["num_cases"]))
     )
@@ -128,17 +153,19 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
     interval = min(target.val_interval, epochs)
     plan = Plan(
         name=card.name,
-        spatial_dims=dims,
+        spatial_dims=len(architecture.patch_size),
         in_channels=len(card.modality),
         modality=list(card.modality),
         labels=dict(sorted(card.labels.items(), key=lambda item: item[1])),
-        spacing=spacing,
-        orientation="RAS",
+        configuration=view.configuration,
+        slice_axis=view.slice_axis,
+        spacing=view.spacing,
+        orientation="RAS"[:dims],
         patch_size=architecture.patch_size,
         batch_size=batch_size,
         network=architecture.network,
         normalization=choices.take("normalization", *_normalization(fingerprint, card)),
-        mirror_axes=choices.take("mirror_axes", *_mirror_axes(card, dims)),
+        mirror_axes=choices.take("mirror_axes", *_mirror_axes(card, dims, view.slice_axis)),
         foreground_fraction=choices.take(
             "foreground_fraction",
             0.33,
@@ -155,10 +182,11 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
         learning_rate=choices.take(
             "learning_rate", 0.001, "the usual peak for AdamW, with gradients clipped and a warm-up before it"
         ),
+        num_workers=choices.take("num_workers", target.num_workers, target.why_workers),
         memory_target=memory,
         memory_bytes=memory_bytes,
         subject_key=card.subject,
-        splits_file=card.splits_file,
+        splits_file=None if card.splits_file is None else Path(card.splits_file).name,
         folds=card.folds,
         seed=card.seed,
         median_shape=shape,
@@ -166,6 +194,9 @@ def make_plan(fingerprint: Mapping[str, Any], card: TaskCard, memory: MemoryTarg
         image_files=card.image_files,
         label_files=card.label_files,
         surface_tolerance=card.surface_tolerance,
+        label_values=card.class_values(),
+        colors={name: terms["color"] for name, terms in card.terms.items() if terms.get("color") is not None},
+        advice=view.advice,
     )
     if plan.val_interval > plan.max_epochs:
         raise ConfigError(
@@ -197,19 +228,19 @@ def _check_fingerprint(fingerprint: Mapping[str, Any], card: TaskCard) -> None:
         raise ConfigError(f"the data set has too few subjects ({subjects}) for {card.folds} folds: {remedy}")
 
 
-def _spacing(fingerprint: Mapping[str, Any]) -> tuple[list[float], str]:
-    cases = fingerprint["cases"]
-    spacing, anisotropic = topology.target_spacing(cases["spacings"], cases["shapes"])
-    reason = f"median of {fingerprint['num_cases']} cases per axis"
-    if anisotropic is not None:
-        reason += (
-            f"; axis {anisotropic} has thick slices ({topology.ANISOTROPY:g} times the others' spacing and fewer "
-            f"voxels), so there the {topology.THICK_SLICE_PERCENTILE}th percentile"
-        )
-    return spacing, reason
+def _explain_view(choices: Choices, view: View) -> None:
+    choices.reasons["configuration"] = view.reason
+    choices.take("spacing", view.spacing, view.spacing_reason)
+    choices.take("patch_size", view.architecture.patch_size, view.architecture.why_patch)
 
 
 def _normalization(fingerprint: Mapping[str, Any], card: TaskCard) -> tuple[list[dict[str, Any]], str]:
+    if wanted_channels(card.modality) == "RGB":
+        reason = (
+            "mean 0 and deviation 1 per picture, over the three colours together: the brightness of pictures differs, "
+            "while the relation of the colours tells what is what and stays"
+        )
+        return [{"scheme": "zscore_joint"}] * 3, reason
     schemes: list[dict[str, Any]] = []
     reasons = []
     for modality, statistics in zip(card.modality, fingerprint["intensities"], strict=True):
@@ -231,9 +262,10 @@ def _normalization(fingerprint: Mapping[str, Any], card: TaskCard) -> tuple[list
     return schemes, "; ".join(reasons)
 
 
-def _mirror_axes(card: TaskCard, dims: int) -> tuple[list[int], str]:
+def _mirror_axes(card: TaskCard, dims: int, slice_axis: int | None) -> tuple[list[int], str]:
+    axes = [axis for axis in range(dims) if axis != slice_axis]
     if not card.left_right_pairs:
-        return list(range(dims)), "the task card names no left/right pairs, so a mirrored organ is the same organ"
+        return axes, "the task card names no left/right pairs, so a mirrored organ is the same organ"
     left, right = card.left_right_pairs[0]
     reason = f"not across left and right (axis 0): it would make {left!r} look like {right!r}"
-    return list(range(1, dims)), reason
+    return [axis for axis in axes if axis != 0], reason

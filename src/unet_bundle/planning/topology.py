@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ANISOTROPY = 3.0
-"""An axis is anisotropic if its spacing is this many times the others' and its size this many times smaller."""
+"""An axis is anisotropic if its spacing is more than this many times the others' and its size as much smaller."""
 
 THICK_SLICE_PERCENTILE = 10
 """Percentile of an anisotropic axis' spacings that becomes the target: thick-slice scans are not the measure of all."""
@@ -54,18 +54,22 @@ def target_spacing(
     worst = int(np.argmax(target))
     others = [axis for axis in range(len(target)) if axis != worst]
     coarsest_other = max(target[axis] for axis in others)
-    thick = target[worst] >= ANISOTROPY * coarsest_other
-    few = size[worst] * ANISOTROPY <= min(size[axis] for axis in others)
+    thick = target[worst] > ANISOTROPY * coarsest_other
+    few = size[worst] * ANISOTROPY < min(size[axis] for axis in others)
     if thick and few:
         target[worst] = max(np.percentile(all_spacings[:, worst], THICK_SLICE_PERCENTILE), coarsest_other)
     return [round(float(edge), 6) for edge in target], worst if thick and few else None
 
 
 def median_shape(
-    spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], target: Sequence[float]
+    spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], target: Sequence[float | None]
 ) -> list[int]:
-    """Median size (voxels) of the scans once they are resampled to the target spacing (mm)."""
-    resampled = np.rint(np.asarray(shapes) * np.asarray(spacings) / np.asarray(target))
+    """Median size (voxels) of the scans once they are resampled to the target spacing (mm; None keeps an axis)."""
+    factors = [
+        np.ones(len(spacings)) if edge is None else np.asarray(own, dtype=np.float64) / edge
+        for own, edge in zip(zip(*spacings, strict=True), target, strict=True)
+    ]
+    resampled = np.rint(np.asarray(shapes) * np.stack(factors, axis=1))
     return [max(int(edge + 0.5), 1) for edge in np.median(resampled, axis=0)]
 
 
@@ -112,6 +116,11 @@ def plan_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> Topolo
     return Topology(strides, kernels, round_up(patch_size, total_stride(strides)))
 
 
+def sees_across(kernel_sizes: Sequence[Sequence[int]], axis: int) -> bool:
+    """Whether any stage but the coarsest, which always does, has convolutions that join voxels along an axis."""
+    return any(kernel[axis] > 1 for kernel in kernel_sizes[:-1])
+
+
 def total_stride(strides: Sequence[Sequence[int]]) -> list[int]:
     """Product of the strides of all stages: a patch must be a multiple of it."""
     return [int(math.prod(axis)) for axis in zip(*strides, strict=True)]
@@ -123,5 +132,7 @@ def round_up(size: Sequence[int], multiple: Sequence[int]) -> list[int]:
 
 
 def axes_by_coverage(patch_size: Sequence[int], shape: Sequence[int]) -> list[int]:
-    """Axes in the order in which to cut: by how much of the scans the patch covers, the most first."""
-    return sorted(range(len(shape)), key=lambda axis: (patch_size[axis] / shape[axis], axis), reverse=True)
+    """Axes in the order in which to cut: by how much of the scans the patch covers, the most first, then by length."""
+    return sorted(
+        range(len(shape)), key=lambda axis: (patch_size[axis] / shape[axis], patch_size[axis], axis), reverse=True
+    )

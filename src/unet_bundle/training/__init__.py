@@ -2,8 +2,10 @@
 
 from unet_bundle.training.checkpoints import CheckpointLoader, RunCheckpoints
 from unet_bundle.training.data import CaseDataset, CaseSampler
-from unet_bundle.training.distributed import local_device, start_processes
+from unet_bundle.training.distributed import case_shares, local_device, start_processes
+from unet_bundle.training.events import EventWriter, ValidationSlices
 from unet_bundle.training.handlers import Progress, TrainingLog
+from unet_bundle.training.precision import resolve_precision
 from unet_bundle.training.publishing import PublishModel, weights_to_score
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep
@@ -13,6 +15,7 @@ __all__ = [
     "CaseSampler",
     "CheckpointLoader",
     "EvaluationStep",
+    "EventWriter",
     "LearningRate",
     "Progress",
     "PublishModel",
@@ -20,7 +23,10 @@ __all__ = [
     "TimeBudget",
     "TrainStep",
     "TrainingLog",
+    "ValidationSlices",
+    "case_shares",
     "local_device",
+    "resolve_precision",
     "start_processes",
     "weights_to_score",
 ]

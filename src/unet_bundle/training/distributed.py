@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
+from monai.data import DistributedSampler
 
 from unet_bundle.errors import ConfigError
 
@@ -28,27 +30,41 @@ def start_processes() -> None:
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
+def case_shares(dataset: Any) -> DistributedSampler:
+    """Each process gets its own cases to score, none twice to make the shares even.
+
+    Where there are fewer cases than processes they are repeated all the same: a process without a case would leave the
+    others waiting. Scores are kept by case, so that none counts twice in a report.
+
+    Args:
+        dataset: the cases; at least one.
+    """
+    enough = len(dataset) >= torch.distributed.get_world_size()
+    return DistributedSampler(dataset, even_divisible=not enough, shuffle=False)
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that writes files."""
-    return not _is_distributed() or torch.distributed.get_rank() == 0
+    return not is_distributed() or torch.distributed.get_rank() == 0
 
 
 def wait_for_others() -> None:
     """Return when every process has come here; at once where there is one only."""
-    if _is_distributed():
+    if is_distributed():
         torch.distributed.barrier()
 
 
 def from_main_process(value: int) -> int:
     """The main process's `value`, in every process."""
-    if not _is_distributed():
+    if not is_distributed():
         return value
     values = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
 
 
-def _is_distributed() -> bool:
+def is_distributed() -> bool:
+    """Whether several processes work together."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 

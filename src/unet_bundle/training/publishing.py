@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import SupervisedEvaluator
-from monai.handlers import MeanDice
+from monai.engines import Evaluator
 from torch import nn
 
 from unet_bundle.errors import CheckpointError, ConfigError
@@ -68,10 +67,8 @@ class PublishModel:
 
     Args:
         network: what was trained.
-        evaluator: the run's validation: its cases and inferer are used for scoring.
-        step: of that validation.
-        postprocessing: of that validation: predictions and labels to class indices.
-        num_classes: number of classes, background included.
+        evaluator: the run's validation, which knows the best score.
+        scorer: does the same validation without leaving a trace of it, for the weights that are there.
         folder: of the run, where the best weights lie.
         path: of the bundle's weights.
         fold: that this run validates on.
@@ -85,10 +82,8 @@ class PublishModel:
     def __init__(
         self,
         network: nn.Module,
-        evaluator: SupervisedEvaluator,
-        step: Callable[[Any, Any], Any],
-        postprocessing: Any,
-        num_classes: int,
+        evaluator: Evaluator,
+        scorer: Evaluator,
         folder: str,
         path: str,
         fold: int,
@@ -97,9 +92,7 @@ class PublishModel:
     ) -> None:
         self.network = network
         self.evaluator = evaluator
-        self.step = step
-        self.postprocessing = postprocessing
-        self.num_classes = num_classes
+        self.scorer = scorer
         self.folder = Path(folder)
         self.path = Path(path)
         self.fold = fold
@@ -167,23 +160,8 @@ class PublishModel:
         except CheckpointError as error:
             logger.warning("%s It is replaced.", error)
             return None
-        scorer = SupervisedEvaluator(
-            device=self.evaluator.state.device,
-            val_data_loader=self.evaluator.data_loader,
-            network=self.network,
-            inferer=self.evaluator.inferer,
-            iteration_update=self.step,
-            postprocessing=self.postprocessing,
-            key_val_metric={
-                "dice": MeanDice(
-                    include_background=False,
-                    num_classes=self.num_classes,
-                    output_transform=lambda output: ([o["pred"] for o in output], [o["label"] for o in output]),
-                )
-            },
-        )
         try:
-            scorer.run()
+            self.scorer.run()
         finally:
             load_weights(self.network, trained, "the trained network")
-        return float(scorer.state.metrics["dice"])
+        return float(self.scorer.state.metrics[self.scorer.state.key_metric_name])

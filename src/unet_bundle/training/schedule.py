@@ -68,7 +68,7 @@ class TimeBudget:
 
     Args:
         minutes: how long training may take, reading the cases not counted; None leaves ``max_epochs`` as it is.
-        evaluator: the validation whose time counts too.
+        evaluator: runs the validation once, to take its time; not the one that picks the best weights.
         val_interval: epochs between two validations.
     """
 
@@ -105,7 +105,7 @@ class TimeBudget:
     def _decide(self, engine: Engine, timed_iterations: int) -> None:
         now = time.monotonic()
         step = (now - self._warm) / timed_iterations
-        validation = self._first_validation()
+        validation = self._seconds_of_validation()
         epoch = step * (engine.state.epoch_length or 1)
         if self.minutes is not None:
             # Two validations are not in the epochs: this first one, and that of the weights already in the bundle.
@@ -120,13 +120,9 @@ class TimeBudget:
             step, validation, epochs, epochs * (epoch + validation / self.val_interval) / 60,
         )  # fmt: skip
 
-    def _first_validation(self) -> float:
-        """Seconds of a validation, which leaves no trace in the evaluator: its weights are kept by nobody."""
-        state = self.evaluator.state
-        before = state.epoch, state.best_metric, state.best_metric_epoch
+    def _seconds_of_validation(self) -> float:
         started = time.monotonic()
         self.evaluator.run()
-        state.epoch, state.best_metric, state.best_metric_epoch = before
         return time.monotonic() - started
 
 

@@ -1,8 +1,20 @@
 """Dictionary transforms, one file a concept."""
 
-from unet_bundle.transforms.labels import CheckLabelsd
+from unet_bundle.transforms.elastic import RandElasticDeform, RandElasticDeformd
+from unet_bundle.transforms.labels import CheckLabelsd, LabelValues, MergeLabelsd
 from unet_bundle.transforms.normalize import NormalizeChannelsd
+from unet_bundle.transforms.slices import RandSliced
 from unet_bundle.transforms.spacing import ResampleToSpacingd
 from unet_bundle.transforms.spatial import RandSpatiald
 
-__all__ = ["CheckLabelsd", "NormalizeChannelsd", "RandSpatiald", "ResampleToSpacingd"]
+__all__ = [
+    "CheckLabelsd",
+    "LabelValues",
+    "MergeLabelsd",
+    "NormalizeChannelsd",
+    "RandElasticDeform",
+    "RandElasticDeformd",
+    "RandSliced",
+    "RandSpatiald",
+    "ResampleToSpacingd",
+]

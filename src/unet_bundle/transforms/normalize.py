@@ -22,6 +22,8 @@ class NormalizeChannelsd(MapTransform):
 
     - ``{"scheme": "zscore"}``: subtract the channel's mean, divide by its standard deviation, both over the whole
       image.
+    - ``{"scheme": "zscore_joint"}``: the same, over all channels of this scheme together, so that the relation of
+      colours stays: a grey picture stays grey, a purple one purple. For colour pictures.
     - ``{"scheme": "ct", "lower": …, "upper": …, "mean": …, "std": …}``: clip to [lower, upper], subtract mean, divide
       by std, all measured over the data set's foreground.
 
@@ -45,6 +47,8 @@ class NormalizeChannelsd(MapTransform):
     def __init__(self, keys: str | Sequence[str], schemes: Sequence[Scheme], allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.schemes = [_checked(scheme) for scheme in schemes]
+        self.joint = [number for number, scheme in enumerate(self.schemes) if scheme["scheme"] == _JOINT]
+        self.single = [number for number in range(len(self.schemes)) if number not in self.joint]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each image by its normalised one: float32, same metadata."""
@@ -57,14 +61,20 @@ class NormalizeChannelsd(MapTransform):
                     "give a scan like those the model was trained on"
                 )
             voxels = torch.as_tensor(image).as_subclass(torch.Tensor).to(torch.float32)
-            if any(bool(channel.min() == channel.max()) for channel in voxels):
+            if any(bool(part.min() == part.max()) for part in self._parts(voxels)):
                 raise InputError(f"{_name_of(image, key)} holds one value only: there is no picture in it to segment")
-            channels = [
-                _SCHEMES[scheme["scheme"]](channel, scheme)
-                for channel, scheme in zip(voxels, self.schemes, strict=True)
-            ]
-            normalized[key] = convert_to_dst_type(torch.stack(channels), image, dtype=torch.float32)[0]
+            channels = voxels.clone()
+            if self.joint:
+                channels[self.joint] = _zscore(voxels[self.joint], {})
+            for number in self.single:
+                scheme = self.schemes[number]
+                channels[number] = _SCHEMES[scheme["scheme"]](voxels[number], scheme)
+            normalized[key] = convert_to_dst_type(channels, image, dtype=torch.float32)[0]
         return normalized
+
+    def _parts(self, voxels: torch.Tensor) -> list[torch.Tensor]:
+        """What is normalised by itself: one channel, or those that go together."""
+        return [voxels[number] for number in self.single] + ([voxels[self.joint]] if self.joint else [])
 
 
 def _zscore(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes
@@ -77,13 +87,14 @@ def _ct(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:
 
 
 _SCHEMES: dict[str, Callable[[torch.Tensor, Scheme], torch.Tensor]] = {"zscore": _zscore, "ct": _ct}
-_VALUES = {"zscore": frozenset[str](), "ct": frozenset({"lower", "upper", "mean", "std"})}
+_JOINT = "zscore_joint"
+_VALUES = {"zscore": frozenset[str](), _JOINT: frozenset[str](), "ct": frozenset({"lower", "upper", "mean", "std"})}
 
 
 def _checked(scheme: Any) -> Scheme:
     name = scheme.get("scheme") if isinstance(scheme, Mapping) else None
-    if name not in _SCHEMES:
-        raise ConfigError(f"normalisation {scheme!r} is unknown: its scheme must be {' or '.join(sorted(_SCHEMES))}")
+    if name not in _VALUES:
+        raise ConfigError(f"normalisation {scheme!r} is unknown: its scheme must be {' or '.join(sorted(_VALUES))}")
     values = {key: value for key, value in scheme.items() if key != "scheme"}
     if values.keys() != _VALUES[name]:
         raise ConfigError(f"normalisation {name} takes {sorted(_VALUES[name])}, got {sorted(values)}")

@@ -29,7 +29,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
 
     Args:
         keys: keys of the tensors, `MetaTensor` of shape [channels, *spatial].
-        spacing: voxel size in mm for each spatial axis.
+        spacing: voxel size in mm for each spatial axis; None leaves an axis as it is.
         mode: ``"bilinear"`` for images (trilinear in 3D), ``"nearest"`` for label maps; for all keys or for each.
         tolerance: relative difference up to which an axis is left as it is.
         allow_missing_keys: whether a dictionary without one of the keys is accepted.
@@ -45,14 +45,14 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
     def __init__(
         self,
         keys: str | Sequence[str],
-        spacing: Sequence[float],
+        spacing: Sequence[float | None],
         mode: str | Sequence[str] = "bilinear",
         tolerance: float = SPACING_TOLERANCE,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.spacing = tuple(float(edge) for edge in spacing)
-        if not all(np.isfinite(edge) and edge > 0 for edge in self.spacing):
+        self.spacing = tuple(np.nan if edge is None else float(edge) for edge in spacing)
+        if not all(edge is None or (np.isfinite(edge) and edge > 0) for edge in spacing):
             raise ConfigError(f"spacing is {list(spacing)}: each voxel edge must be a positive number of mm")
         self.mode = ensure_tuple_rep(mode, len(self.keys))
         if not set(self.mode) <= {"bilinear", "nearest"}:
@@ -96,12 +96,13 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
             )
         affine = image.affine
         present = np.asarray(spacing_of(affine)[: len(shape)])
-        agrees = np.abs(present - self.spacing) <= self.tolerance * np.asarray(self.spacing)
+        wanted = np.where(np.isnan(self.spacing), present, self.spacing)
+        agrees = np.abs(present - wanted) <= self.tolerance * wanted
         if agrees.all():
             return None
         rank = len(shape)
         matrix = _square(affine, rank)
-        target = zoom_affine(matrix, np.where(agrees, present, self.spacing), diagonal=False)
+        target = zoom_affine(matrix, np.where(agrees, present, wanted), diagonal=False)
         target_shape, offset = compute_shape_offset(shape, matrix, target)
         target[:rank, -1] = offset[:rank]
         return torch.as_tensor(target, dtype=torch.float64), [max(1, int(side)) for side in target_shape]

@@ -6,14 +6,18 @@ from unet_bundle.planning.plan import Plan
 from unet_bundle.planning.template.shared import (
     DEVICE,
     JOINED,
-    START,
+    STARTED,
     Config,
     cases,
     grid,
+    is_colour,
     loading,
+    merging,
     network,
     sliding_window,
+    splits_file,
     stated_files,
+    stated_values,
     uneven_shares,
 )
 
@@ -31,6 +35,7 @@ def inference_config(plan: Plan) -> Config:
         "overlap": plan.overlap,
         "sw_batch_size": 1,
         "num_workers": 0,
+        "labels": plan.labels,
         **grid(plan),
         "displayable_configs": {"overlap": "@overlap", "sw_batch_size": "@sw_batch_size"},
         "network_def": network(plan),
@@ -41,7 +46,7 @@ def inference_config(plan: Plan) -> Config:
             "data": {
                 "_target_": "unet_bundle.io.find_images",
                 "dataset_dir": "@dataset_dir",
-                **({"channels": plan.in_channels} if plan.in_channels > 1 else {}),
+                **({"channels": plan.in_channels} if plan.in_channels > 1 and not is_colour(plan) else {}),
             },
             "transform": "@preprocessing",
         },
@@ -52,7 +57,7 @@ def inference_config(plan: Plan) -> Config:
             "shuffle": False,
             "num_workers": "@num_workers",
         },
-        "inferer": sliding_window("@overlap"),
+        "inferer": sliding_window(plan, "@overlap"),
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -79,6 +84,7 @@ def inference_config(plan: Plan) -> Config:
                 "load_path": "@checkpoint",
                 "load_dict": {"model": "@network"},
             },
+            {"_target_": "unet_bundle.evaluation.SaveVolumes", "labels": "@labels", "output_dir": "@output_dir"},
             {"_target_": "unet_bundle.training.Progress", "description": "Segmenting"},
         ],
         "evaluator": {
@@ -91,7 +97,7 @@ def inference_config(plan: Plan) -> Config:
             "postprocessing": "@postprocessing",
             "val_handlers": "@handlers",
         },
-        "initialize": [{"_target_": START, "config_files": "@config_files"}],
+        "initialize": STARTED,
         "run": ["$@evaluator.run()"],
     }
 
@@ -108,13 +114,15 @@ def evaluate_config(plan: Plan) -> Config:
         "fold": 0,
         "folds": plan.folds,
         "subject_key": plan.subject_key,
-        "splits_file": plan.splits_file,
+        "splits_file": splits_file(plan),
         **stated_files(plan),
         "split_seed": plan.seed,
         "labels": plan.labels,
         "num_classes": len(plan.labels),
+        **stated_values(plan),
         "surface_tolerance": plan.surface_tolerance,
         "worst_cases": 3,
+        "colors": plan.colors,
         "checkpoint": {
             "_target_": "unet_bundle.training.weights_to_score",
             "path": "$@bundle_root + '/models/model.pt'",
@@ -123,7 +131,11 @@ def evaluate_config(plan: Plan) -> Config:
         },
         "loading": {
             "_target_": "Compose",
-            "transforms": ["@preprocessing", {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1}],
+            "transforms": [
+                "@preprocessing",
+                {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1},
+                *([] if plan.label_values is None else [merging("label")]),
+            ],
         },
         "+dataset": {"data": cases(plan, "@part"), "transform": "@loading"},
         "key_metric": {"val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}},
@@ -135,9 +147,10 @@ def evaluate_config(plan: Plan) -> Config:
                 "output_dir": "@output_dir",
                 "surface_tolerance": "@surface_tolerance",
                 "worst_cases": "@worst_cases",
+                "colors": "@colors",
             }
         ],
-        "initialize": [{"_target_": START, "config_files": "@config_files"}],
+        "initialize": STARTED,
         "run": ["$@evaluator.run()"],
     }
 

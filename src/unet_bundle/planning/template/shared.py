@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from unet_bundle.io import wanted_channels
 from unet_bundle.planning.plan import Plan
 
 Config = dict[str, Any]
 
 START = "unet_bundle.runtime.start_run"
-JOINED = [{"_target_": START, "config_files": "@config_files"}, {"_target_": "unet_bundle.training.start_processes"}]
+STARTED: list[Config] = [
+    {"_target_": START, "config_files": "@config_files"},
+    # Wrong for this device? Said here, before scans are read for minutes.
+    {"_target_": "unet_bundle.training.resolve_precision", "precision": "@precision", "device": "@device"},
+]
+JOINED: list[Config] = [*STARTED, {"_target_": "unet_bundle.training.start_processes"}]
+
+
+def is_colour(plan: Plan) -> bool:
+    """Whether a scan is one picture in colour, whose three channels are never files of their own."""
+    return wanted_channels(plan.modality) == "RGB"
 
 
 def network(plan: Plan) -> Config:
@@ -19,10 +30,11 @@ def network(plan: Plan) -> Config:
 
 def loading(plan: Plan, keys: list[str]) -> list[Config]:
     """Read, turn to the plan's axes, resample, normalise: what training and inference do alike."""
-    channels = [plan.in_channels, 1][: len(keys)]
+    channels = [wanted_channels(plan.modality), 1][: len(keys)]
     modes = ["bilinear", "nearest"][: len(keys)]
     return [
         {"_target_": "unet_bundle.io.LoadImaged", "keys": keys, "channels": channels},
+        *[merging(k) for k in keys[1:] if plan.label_values is not None],
         *[
             {"_target_": "unet_bundle.transforms.CheckLabelsd", "keys": k, "num_classes": "@num_classes"}
             for k in keys[1:]
@@ -38,10 +50,27 @@ def loading(plan: Plan, keys: list[str]) -> list[Config]:
     ]
 
 
-def sliding_window(overlap: str) -> Config:
-    """Windows of the patch's size over the scan, weighted towards their middles; `overlap` is a reference."""
+def merging(key: str) -> Config:
+    """Values of label files to classes, where the task card states them."""
+    return {"_target_": "unet_bundle.transforms.MergeLabelsd", "keys": key, "values": "@label_values"}
+
+
+def stated_values(plan: Plan) -> Config:
+    """Which values of label files are which class, if that is stated: a list for each class, background first."""
+    return {} if plan.label_values is None else {"label_values": plan.label_values}
+
+
+def sliding_window(plan: Plan, overlap: str) -> Config:
+    """Windows of the patch's size over the scan or each of its slices, weighted towards their middles.
+
+    Args:
+        plan: the plan.
+        overlap: reference to the windows' overlap.
+    """
+    slices = {} if plan.slice_axis is None else {"spatial_dim": plan.slice_axis}
     return {
-        "_target_": "SlidingWindowInferer",
+        "_target_": "SliceInferer" if slices else "SlidingWindowInferer",
+        **slices,
         "roi_size": "@patch_size",
         "sw_batch_size": "@sw_batch_size",
         "overlap": overlap,
@@ -60,6 +89,8 @@ def grid(plan: Plan) -> Config:
     }
 
 
+SPLITS = "configs/splits.json"
+"""Where a bundle keeps the splits it was planned with."""
 OTHER_PROCESS = "$torch.distributed.is_initialized() and torch.distributed.get_rank() > 0"
 """True in all processes but the one that writes files."""
 DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
@@ -68,6 +99,11 @@ DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
 def stated_files(plan: Plan) -> Config:
     """Where images and labels lie, for a data set whose layout is stated because it is not known."""
     return {} if plan.image_files is None else {"image_files": plan.image_files, "label_files": plan.label_files}
+
+
+def splits_file(plan: Plan) -> str | None:
+    """The bundle's own copy of the splits the task card names, or None."""
+    return None if plan.splits_file is None else f"$@bundle_root + '/{SPLITS}'"
 
 
 def cases(plan: Plan, part: str) -> Config:
@@ -90,4 +126,4 @@ def cases(plan: Plan, part: str) -> Config:
 
 def uneven_shares(dataset: str) -> Config:
     """Each process gets its own cases to score, none twice to make the shares even; `dataset` is a reference."""
-    return {"_target_": "DistributedSampler", "dataset": dataset, "even_divisible": False, "shuffle": False}
+    return {"_target_": "unet_bundle.training.case_shares", "dataset": dataset}

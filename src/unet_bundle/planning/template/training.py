@@ -10,14 +10,16 @@ from unet_bundle.planning.template.shared import (
     DEVICE,
     JOINED,
     OTHER_PROCESS,
-    START,
+    STARTED,
     Config,
     cases,
     grid,
     loading,
     network,
     sliding_window,
+    splits_file,
     stated_files,
+    stated_values,
     uneven_shares,
 )
 
@@ -42,19 +44,20 @@ def _random_transforms(plan: Plan) -> list[Config]:
             "num_classes": "@num_classes",
             "max_samples_per_class": MAX_SAMPLES_PER_CLASS,
         },
+        *_slicing(plan),
         {
             "_target_": "unet_bundle.transforms.RandSpatiald",
             **both,
             "spatial_size": "@patch_size",
             "mode": ["bilinear", "nearest"],
             "indices_key": "label_indices",
-            "foreground_fraction": "@foreground_fraction",
+            "foreground_fraction": "@foreground_fraction" if plan.slice_axis is None else 1.0,
             "rotate_range": _rotation(plan),
             "rotate_prob": 0.3,
             "zoom_range": [0.7, 1.4],
             "zoom_prob": 0.3,
-            "flip_axes": plan.mirror_axes,
-            "spacing": "@spacing",
+            "flip_axes": _mirror_axes(plan),
+            "spacing": _spacing(plan),
         },
         {"_target_": "RandGaussianNoised", "keys": "image", "prob": 0.1, "std": 0.3},
         {
@@ -75,14 +78,42 @@ def _random_transforms(plan: Plan) -> list[Config]:
     ]
 
 
+def _slicing(plan: Plan) -> list[Config]:
+    """For a network of slices: one slice of the volume, which draws foreground or not for the patch too."""
+    if plan.slice_axis is None:
+        return []
+    return [
+        {
+            "_target_": "unet_bundle.transforms.RandSliced",
+            "keys": ["image", "label"],
+            "axis": plan.slice_axis,
+            "indices_key": "label_indices",
+            "foreground_fraction": "@foreground_fraction",
+        }
+    ]
+
+
+def _mirror_axes(plan: Plan) -> list[int]:
+    """Axes of the patch that are mirrored; a slice has two of the scan's."""
+    in_patch = [axis for axis in range(len(plan.spacing)) if axis != plan.slice_axis]
+    return [in_patch.index(axis) for axis in plan.mirror_axes]
+
+
+def _spacing(plan: Plan) -> str:
+    """Spacing along the axes of the patch, as a reference."""
+    axis = plan.slice_axis
+    return "@spacing" if axis is None else f"$@spacing[:{axis}] + @spacing[{axis + 1}:]"
+
+
 def _rotation(plan: Plan) -> list[float]:
     """Largest angle (degrees) about each axis: out of the plane of thick slices a rotation would tear structures."""
     # Half a turn and one flip make a mirror image: where left and right must stay, neither may be all the way round.
     in_plane = HALF_TURN if 0 in plan.mirror_axes else TILT
     if plan.spatial_dims == 2:
         return [in_plane]
-    thickest = max(range(3), key=lambda axis: plan.spacing[axis])
-    if plan.spacing[thickest] >= 3 * min(plan.spacing):
+    spacing = [edge or 0.0 for edge in plan.spacing]
+    thickest = max(range(3), key=lambda axis: spacing[axis])
+    if spacing[thickest] >= 3 * min(spacing):
         return [in_plane if axis == thickest else 0.0 for axis in range(3)]
     return [TILT] * 3
 
@@ -96,7 +127,7 @@ def train_config(plan: Plan) -> Config:
         "fold": 0,
         "folds": plan.folds,
         "subject_key": plan.subject_key,
-        "splits_file": plan.splits_file,
+        "splits_file": splits_file(plan),
         **stated_files(plan),
         "split_seed": plan.seed,
         "output_dir": "$@bundle_root + '/runs/fold_' + str(@fold)",
@@ -115,9 +146,10 @@ def train_config(plan: Plan) -> Config:
         "foreground_fraction": plan.foreground_fraction,
         "val_overlap": 0.25,
         "sw_batch_size": plan.batch_size,
-        "num_workers": 1,
+        "num_workers": plan.num_workers,
         "cache_bytes": None,
         "num_classes": len(plan.labels),
+        **stated_values(plan),
         **grid(plan),
         "network_def": network(plan),
         "network": "$@network_def.to(@device)",
@@ -137,6 +169,7 @@ def train_config(plan: Plan) -> Config:
                 "batch": True,
             },
         },
+        "events": {"_target_": "unet_bundle.training.EventWriter", "folder": "@output_dir", "resume": "@resume"},
         "train": {
             "deterministic_transforms": loading(plan, ["image", "label"]),
             "random_transforms": _random_transforms(plan),
@@ -188,7 +221,7 @@ def train_config(plan: Plan) -> Config:
                 {
                     "_target_": "unet_bundle.training.TimeBudget",
                     "minutes": "@max_minutes",
-                    "evaluator": "@validate::evaluator",
+                    "evaluator": "@validate::scorer",
                     "val_interval": "@val_interval",
                 },
                 {
@@ -209,9 +242,7 @@ def train_config(plan: Plan) -> Config:
                     "_target_": "unet_bundle.training.PublishModel",
                     "network": "@network",
                     "evaluator": "@validate::evaluator",
-                    "step": "@validate::step",
-                    "postprocessing": "@validate::postprocessing",
-                    "num_classes": "@num_classes",
+                    "scorer": "@validate::scorer",
                     "folder": "@output_dir",
                     "path": "@checkpoint",
                     "fold": "@fold",
@@ -226,7 +257,7 @@ def train_config(plan: Plan) -> Config:
                 {
                     "_target_": "TensorBoardStatsHandler",
                     "_disabled_": OTHER_PROCESS,
-                    "log_dir": "@output_dir",
+                    "summary_writer": "@events",
                     "tag_name": "train_loss",
                     "output_transform": "$lambda output: output[0]['loss']",
                 },
@@ -265,7 +296,7 @@ def train_config(plan: Plan) -> Config:
                 "shuffle": False,
                 "num_workers": 0,
             },
-            "inferer": sliding_window("@val_overlap"),
+            "inferer": sliding_window(plan, "@val_overlap"),
             "step": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
             "postprocessing": {
                 "_target_": "Compose",
@@ -278,15 +309,14 @@ def train_config(plan: Plan) -> Config:
                 {
                     "_target_": "TensorBoardStatsHandler",
                     "_disabled_": OTHER_PROCESS,
-                    "log_dir": "@output_dir",
+                    "summary_writer": "@events",
                     "iteration_log": False,
                 },
                 {
-                    "_target_": "TensorBoardImageHandler",
+                    "_target_": "unet_bundle.training.ValidationSlices",
                     "_disabled_": OTHER_PROCESS,
-                    "log_dir": "@output_dir",
-                    "batch_transform": "$monai.handlers.from_engine(['image', 'label'])",
-                    "output_transform": "$monai.handlers.from_engine(['pred'])",
+                    "writer": "@events",
+                    "num_classes": "@num_classes",
                 },
             ],
             "evaluator": {
@@ -300,9 +330,21 @@ def train_config(plan: Plan) -> Config:
                 "key_val_metric": "@validate::key_metric",
                 "val_handlers": "@validate::handlers",
             },
+            "scorer": {
+                "_target_": "SupervisedEvaluator",
+                "device": "@device",
+                "val_data_loader": "@validate::dataloader",
+                "network": "@network",
+                "inferer": "@validate::inferer",
+                "iteration_update": "@validate::step",
+                "postprocessing": "@validate::postprocessing",
+                "key_val_metric": {
+                    "val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}
+                },
+            },
         },
         "initialize": [
-            {"_target_": START, "config_files": "@config_files"},
+            *STARTED,
             {"_target_": "monai.utils.set_determinism", "seed": "@seed"},
         ],
         "run": ["$@train::trainer.run()"],

@@ -1,0 +1,88 @@
+"""Running a config's evaluator over its cases one by one, so that a broken one does not end the others."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from unet_bundle.cli.workflow import say
+from unet_bundle.errors import CheckpointError, ConfigError, UnetBundleError
+from unet_bundle.runtime import our_error
+
+logger = logging.getLogger(__name__)
+
+
+def check_model(workflow: Any) -> None:
+    """Refuse a model that is missing or damaged, before any scan is read.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    from unet_bundle.training.checkpoints import load_checkpoint
+
+    load_checkpoint(Path(workflow.parser.get_parsed_content("checkpoint")))
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for the results.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be made ({error.strerror}): give another folder for the results."
+        ) from error
+
+
+def run_one_by_one(workflow: Any) -> dict[str, str]:
+    """Run the config's evaluator on each case of its data set.
+
+    Args:
+        workflow: an initialised MONAI ``ConfigWorkflow`` of an inference or evaluation config.
+
+    Returns:
+        The cases that failed, by name, with the reason.
+
+    Raises:
+        CheckpointError, ConfigError: what no other case would be spared.
+    """
+    from monai.data import DataLoader, Dataset
+
+    from unet_bundle.io import case_name
+
+    dataset = workflow.parser.get_parsed_content("dataset")
+    refused: dict[str, str] = {}
+    for number, item in enumerate(dataset.data, start=1):
+        name = case_name(item["image"])
+        logger.info("%d of %d: %s", number, len(dataset.data), name)
+        # A new one each time: after an exception the next run of an Ignite engine ends at once and in silence.
+        workflow.parser.ref_resolver.remove_resolved_content("evaluator")
+        evaluator = workflow.parser.get_parsed_content("evaluator")
+        evaluator.data_loader = DataLoader(Dataset([item], dataset.transform), batch_size=1)
+        evaluator.state.epoch_length = 1
+        try:
+            evaluator.run()
+        except (UnetBundleError, RuntimeError, ValueError, OSError, MemoryError) as error:
+            ours = our_error(error)
+            if isinstance(ours, CheckpointError | ConfigError):
+                raise  # no other scan will fare better
+            refused[name] = str(ours) if ours is not None else _first_line(error)
+            logger.warning("%s is refused: %s", name, refused[name])
+    return refused
+
+
+def say_refused(refused: dict[str, str]) -> None:
+    """Name the cases that failed, as the last lines of the output."""
+    for name, message in refused.items():
+        say(f"  refused: {name}: {message}")
+
+
+def _first_line(error: BaseException) -> str:
+    """Of the error that was there first: around it stand MONAI's, which name the transform."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -1,0 +1,142 @@
+"""Volumes of what was segmented, one row a scan and class in ``volumes.csv``, on the scans' own grids."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import string_list_all_gather
+
+from unet_bundle.errors import ConfigError
+from unet_bundle.io import case_name
+from unet_bundle.io.files import replacing
+from unet_bundle.io.planes import is_picture
+from unet_bundle.training.distributed import is_distributed, is_main_process
+
+logger = logging.getLogger(__name__)
+
+Row = tuple[str, str, str, str]
+
+FILE = "volumes.csv"
+COLUMNS: Row = ("case", "label", "volume_ml", "voxels")
+PLANE_COLUMNS: Row = ("case", "label", "area_mm2", "voxels")
+"""Of planes, which have no volume."""
+PICTURE_COLUMNS: Row = ("case", "label", "area_px", "voxels")
+"""Of pictures (PNG, TIFF), which have no spacing to be trusted: their area is the number of pixels."""
+
+
+class SaveVolumes:
+    """Writes ``volumes.csv`` beside the label maps: a row a scan and class with its volume and its number of voxels.
+
+    The size of a voxel is that of the scan's own grid. Planes have an area in mm² instead, pictures (PNG, TIFF) one in
+    pixels. The file is complete after every scan; rows of other scans that stand in it already stay, those of a
+    scan that is segmented again are replaced.
+
+    Args:
+        labels: name of each class and its value; the background is left out.
+        output_dir: where the file goes.
+
+    Raises:
+        ConfigError: when the run starts, if a ``volumes.csv`` is there that is none of ours, or when a scan is
+            measured in another unit than those in it.
+    """
+
+    def __init__(self, labels: Mapping[str, int], output_dir: str) -> None:
+        self.labels = {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
+        self.path = Path(output_dir) / FILE
+        self._columns: Row | None = None
+        self._rows: dict[str, list[Row]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Measure and write after each iteration of `engine`; several processes write together after its epoch."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._gather)
+
+    def _start(self, _engine: Engine) -> None:
+        self._columns, self._rows = self._before()
+
+    def _measure(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        for item in output:
+            prediction = item["pred"]
+            name = case_name(prediction.meta["filename_or_obj"])
+            columns = _columns_of(prediction)
+            if self._columns not in {None, columns}:
+                raise ConfigError(
+                    f"{FILE} in the output folder has {self._columns[2]}, but {name} needs {columns[2]}: give another"
+                    " output folder."
+                )
+            self._columns = columns
+            self._rows[name] = [(name, *row) for row in volumes(prediction, self.labels)]
+        if not is_distributed():
+            self._write()
+
+    def _gather(self, _engine: Engine) -> None:
+        if not is_distributed():
+            return
+        flat = ["\t".join(row) for rows in self._rows.values() for row in rows]
+        # With fewer cases than processes, some come more than once.
+        lines = dict.fromkeys(string_list_all_gather(flat, delimiter="\n"))
+        self._rows = _by_case([line.split("\t") for line in lines])
+        if is_main_process():
+            self._write()
+
+    def _write(self) -> None:
+        if self._columns is None:
+            return
+        rows = [row for name in sorted(self._rows) for row in self._rows[name]]
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([self._columns, *rows])
+
+    def _before(self) -> tuple[Row | None, dict[str, list[Row]]]:
+        """Head and rows of the file that is there."""
+        if not self.path.is_file():
+            return None, {}
+        try:
+            with self.path.open(newline="", encoding="utf-8-sig") as file:
+                first, *rows = list(csv.reader(file)) or [[]]
+        except (OSError, ValueError, csv.Error):
+            first, rows = [], []
+        head = next((columns for columns in (COLUMNS, PLANE_COLUMNS, PICTURE_COLUMNS) if list(columns) == first), None)
+        if head is None or any(len(row) != len(head) for row in rows):
+            raise ConfigError(f"{FILE} in the output folder is not one that was written here: move it away.")
+        return head, _by_case(rows)
+
+
+def volumes(prediction: torch.Tensor, labels: Mapping[str, int]) -> list[tuple[str, str, str]]:
+    """Name, size and number of voxels of each class of a label map, as `SaveVolumes` writes them.
+
+    Args:
+        prediction: class indices, a `MetaTensor` of shape [1, *spatial] on the scan's grid.
+        labels: name and value of each class wanted.
+
+    Returns:
+        One entry a class; its size in ml, for planes in mm², with six decimals.
+    """
+    affine = prediction.affine.detach().cpu().numpy().astype(np.float64)  # type: ignore[attr-defined]  # a MetaTensor
+    axes = prediction.ndim - 1
+    voxel = float(abs(np.linalg.det(affine[:axes, :axes]))) / (1000 if axes > 2 else 1)
+    counts = np.zeros(max(labels.values(), default=0) + 1, np.int64)
+    for part in prediction[0].detach().as_subclass(torch.Tensor):  # slice by slice: bincount copies to 64 bits
+        counts += np.bincount(part.cpu().numpy().astype(np.int64).ravel(), minlength=len(counts))[: len(counts)]
+    return [(name, f"{counts[value] * voxel:.6f}", str(counts[value])) for name, value in labels.items()]
+
+
+def _columns_of(prediction: torch.Tensor) -> Row:
+    if prediction.ndim > 3:
+        return COLUMNS
+    return PICTURE_COLUMNS if is_picture(prediction.meta["filename_or_obj"]) else PLANE_COLUMNS  # type: ignore[attr-defined]
+
+
+def _by_case(rows: Sequence[Sequence[str]]) -> dict[str, list[Row]]:
+    cases: dict[str, list[Row]] = {}
+    for case, label, size, voxels in rows:
+        cases.setdefault(case, []).append((case, label, size, voxels))
+    return cases

@@ -1,0 +1,126 @@
+"""Where DICOM bytes come from: files, folders, DICOMDIR, zip archives; found by content, never by name."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from unet_bundle.errors import InputError
+
+PREAMBLE = 128
+MAGIC = b"DICM"
+
+MAX_MEMBER_BYTES = 2**30
+"""Largest file taken out of a zip archive: more is no DICOM slice but an archive made to fill the memory."""
+
+MAX_FILES = 100_000
+"""Most files looked at below one folder: beyond that a whole archive was given, not a study."""
+
+ZIP_SUFFIX = ".zip"
+DICOMDIR = "DICOMDIR"
+_OLD_STYLE_STARTS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
+"""First bytes of files without preamble: group 0008 or 0002, or 0008 in big endian."""
+
+FilePath = str | PathLike[str]
+
+
+@dataclass(frozen=True, order=True)
+class Source:
+    """One file, plain or in a zip archive.
+
+    Attributes:
+        path: of the file or of the archive.
+        member: name inside the archive; None for a plain file.
+    """
+
+    path: Path
+    member: str | None = None
+
+    def read(self, limit: int = -1) -> bytes:
+        """The first `limit` bytes, or all.
+
+        Raises:
+            OSError: if the file cannot be read.
+            zipfile.BadZipFile: if the archive is damaged.
+        """
+        if self.member is None:
+            with self.path.open("rb") as file:
+                return file.read(limit)
+        with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
+            return file.read(limit if limit >= 0 else MAX_MEMBER_BYTES)
+
+    def size(self) -> int:
+        """Length in bytes."""
+        if self.member is None:
+            return self.path.stat().st_size
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.getinfo(self.member).file_size
+
+
+def looks_like_dicom(start: bytes) -> bool:
+    """Whether a file that begins with these bytes (132 or more) may hold a DICOM data set."""
+    return start[PREAMBLE : PREAMBLE + 4] == MAGIC or start.startswith(_OLD_STYLE_STARTS)
+
+
+def is_dicom_path(path: FilePath) -> bool:
+    """Whether a path is the DICOM reader's: a folder, a zip archive, a DICOMDIR, ``.dcm``, or a file that says so."""
+    path = Path(path)
+    if path.name.lower().endswith((ZIP_SUFFIX, ".dcm")) or path.name == DICOMDIR or path.is_dir():
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(PREAMBLE + 4)[PREAMBLE:] == MAGIC
+    except OSError:
+        return False
+
+
+def find_sources(paths: FilePath | Sequence[FilePath]) -> list[Source]:
+    """All files behind what was given, sorted by path; hidden files and links to folders are left out.
+
+    Args:
+        paths: a file, a folder (searched to the bottom), a DICOMDIR (its folder is searched), a zip archive, or several.
+
+    Raises:
+        InputError: if one does not exist or cannot be opened, is a damaged or encrypted archive, or holds too much. No
+            message names a file or folder, since it may bear a patient's name.
+    """
+    given = [paths] if isinstance(paths, (str, PathLike)) else list(paths)
+    found: set[Source] = set()
+    for each in map(Path, given):
+        try:
+            found.update(_below(each))
+        except OSError as error:
+            raise InputError(f"the DICOM input cannot be read ({error.strerror}): check the path") from None
+        except (zipfile.BadZipFile, NotImplementedError, ValueError):
+            raise InputError("the zip archive with the DICOM input is damaged: get a fresh copy of it") from None
+    return sorted(found, key=lambda source: (str(source.path), source.member or ""))
+
+
+def _below(path: Path) -> list[Source]:
+    if path.name == DICOMDIR and path.is_file():
+        path = path.parent
+    if path.is_dir():
+        sources = []
+        for folder, _, names in os.walk(path):
+            sources += [Source(Path(folder, name)) for name in names if not name.startswith(".") and name != DICOMDIR]
+            if len(sources) > MAX_FILES:
+                raise InputError(f"the DICOM input holds more than {MAX_FILES} files: give the folder of one study")
+        return [source for source in sources if source.path.is_file()]
+    if not path.exists():
+        raise InputError("the DICOM input does not exist: check the path")
+    return _members(path) if zipfile.is_zipfile(path) else [Source(path)]
+
+
+def _members(path: Path) -> list[Source]:
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        if len(members) > MAX_FILES or any(member.file_size > MAX_MEMBER_BYTES for member in members):
+            raise InputError(
+                f"the zip archive holds more than {MAX_FILES} files or one above {MAX_MEMBER_BYTES >> 20} MiB: unpack it"
+            )
+        if any(member.flag_bits & 1 for member in members):
+            raise InputError("the zip archive with the DICOM input is encrypted: unpack it first")
+        names = [(member.filename, Path(member.filename).name) for member in members]
+    return [Source(path, full) for full, name in names if name != DICOMDIR and not name.startswith(".")]

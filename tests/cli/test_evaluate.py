@@ -1,0 +1,67 @@
+"""`unet-bundle evaluate`: a broken case among good ones, and what is refused before anything is read."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from unet_bundle.cli import main
+
+
+@pytest.fixture
+def data(phantom_data: Path, tmp_path: Path) -> Path:
+    """A data set that a test may change."""
+    return Path(shutil.copytree(phantom_data, tmp_path / "data"))
+
+
+def test_a_broken_case_is_named_at_the_end_and_the_others_are_scored(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = data / "imagesTr" / "phantom_004.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:20_000])
+    output = tmp_path / "eval"
+    assert main(["evaluate", str(bundle), str(data), "--part", "all", "--output-dir", str(output)]) == 1
+    captured = capsys.readouterr()
+    last = captured.out.rstrip().splitlines()
+    assert last[-2] == "1 of 6 cases could not be scored and are in none of the figures:"
+    assert last[-1].startswith("  refused: phantom_004: ")
+    assert "phantom_004.nii.gz" in last[-1]
+    assert "Means of 5 cases" in captured.out
+    assert "Traceback" not in captured.err
+
+    report = json.loads((output / "scores.json").read_text())
+    assert sorted(report["cases"]) == [f"phantom_{number:03d}" for number in (1, 2, 3, 5, 6)]
+    assert list(report["missing"]) == ["phantom_004"]
+    assert last[-1].endswith(report["missing"]["phantom_004"])
+    with (output / "scores.csv").open(newline="") as file:
+        rows = {row.pop("case"): row for row in csv.DictReader(file)}
+    assert set(rows["phantom_004"].values()) == {""}
+    assert len(rows) == 7
+
+    shutil.copy(data / "imagesTr" / "phantom_005.nii.gz", broken)
+    main(["evaluate", str(bundle), str(data), "--part", "all", "--output-dir", str(output)])
+    report = json.loads((output / "scores.json").read_text())
+    assert (len(report["cases"]) == 6) == (not report["missing"]), "nothing of the run before stays"
+
+
+def test_no_case_that_can_be_scored_leaves_no_report(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for scan in (data / "imagesTr").iterdir():
+        scan.write_bytes(b"no scan")
+    assert main(["evaluate", str(bundle), str(data), "--output-dir", str(tmp_path / "eval")]) == 1
+    assert "2 of 2 cases could not be scored" in capsys.readouterr().out
+    assert not (tmp_path / "eval" / "scores.json").exists()
+
+
+def test_a_missing_model_is_refused_before_scans_are_read(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle / "models" / "model.pt").unlink()
+    for scan in (data / "imagesTr").iterdir():
+        scan.write_bytes(b"no scan")
+    assert main(["evaluate", str(bundle), str(data), "--output-dir", str(tmp_path / "eval")]) == 1
+    assert "models/model.pt is missing: train the bundle first" in capsys.readouterr().err
+    assert not (tmp_path / "eval").exists()

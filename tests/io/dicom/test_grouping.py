@@ -1,0 +1,142 @@
+"""What one folder mixes is told apart, listed to choose from, or left out for a stated reason."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.io.dicom import DicomSeriesReader
+
+
+def read(path, **options):
+    reader = DicomSeriesReader(**options)
+    return reader.get_data(reader.read(path))
+
+
+def setting(**elements):
+    def edit(_index, dataset):
+        for keyword, value in elements.items():
+            setattr(dataset, keyword, value)
+
+    return edit
+
+
+def test_two_series_are_listed_and_one_can_be_chosen(write, tmp_path):
+    write("study/a", series=1, seed=1)
+    second = write("study/b/deep", series=2, seed=2, shape=(9, 10, 5))
+    with pytest.raises(
+        InputError, match=r"holds 2 volumes.*1\) CT series 1 .*12 x 10 x 8; 2\) CT series 2 .*9 x 10 x 5"
+    ):
+        read(tmp_path / "study")
+    for choice in ({"volume": 2}, {"series_uid": ".2.2.2"}, {"series_uid": "1.2.826.0.1.3680043.8.498.2.2.2"}):
+        np.testing.assert_array_equal(read(tmp_path / "study", **choice)[0], second.voxels.transpose(2, 1, 0))
+    with pytest.raises(InputError, match="holds no volume that was asked for"):
+        read(tmp_path / "study", series_uid="9.9")
+    with pytest.raises(InputError, match="volume is 3, but"):
+        read(tmp_path / "study", volume=3)
+
+
+def test_a_series_can_be_chosen_by_its_description(write, tmp_path):
+    write("study/a", series=1, edit=setting(SeriesDescription="Scout"))
+    write("study/b", series=2, edit=setting(SeriesDescription="Abdomen"), shape=(9, 10, 5))
+    assert read(tmp_path / "study", series_description="abdomen")[0].shape == (9, 10, 5)
+
+
+def test_another_modality_is_refused_and_a_fitting_one_found(write, tmp_path):
+    write("study/ct", series=1)
+    write("study/mr", series=2, modality="MR", shape=(9, 10, 5))
+    assert read(tmp_path / "study", modality="MR")[0].shape == (9, 10, 5)
+    with pytest.raises(InputError, match="CT series 1 .* is CT, the model needs MR"):
+        read(tmp_path / "study/ct", modality="MR")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [("EchoTime", (2.3, 4.6)), ("TemporalPositionIdentifier", (1, 2)), ("AcquisitionNumber", (1, 2))],
+)
+def test_volumes_under_one_uid_are_told_apart(write, tmp_path, keyword, values):
+    parts = []
+    for number, value in enumerate(values):
+
+        def edit(index, dataset, number=number, value=value):
+            setattr(dataset, keyword, value)
+            dataset.SeriesInstanceUID = "1.2.3"
+            dataset.FrameOfReferenceUID = "1.2.4"
+            dataset.SOPInstanceUID = f"1.2.5.{number}.{index + 1}"
+
+        parts.append(write(f"all/{number}", seed=number, modality="MR", edit=edit))
+    with pytest.raises(InputError, match=f"holds 2 volumes.*{keyword} {values[0]}; .*{keyword} {values[1]}"):
+        read(tmp_path / "all")
+    for number, part in enumerate(parts, 1):
+        np.testing.assert_array_equal(read(tmp_path / "all", volume=number)[0], part.voxels.transpose(2, 1, 0))
+
+
+def test_acquisitions_that_make_up_one_stack_stay_together(write):
+    series = write(edit=lambda index, dataset: setattr(dataset, "AcquisitionNumber", index // 3))
+    assert read(series.folder)[0].shape == (12, 10, 8)
+
+
+def test_mixed_sizes_and_orientations_under_one_uid_are_volumes_of_their_own(write, tmp_path):
+    same = setting(SeriesInstanceUID="1.2.3")
+    write("all/a", edit=same)
+    write("all/b", edit=same, shape=(6, 6, 3), seed=1)
+    write("all/c", edit=same, orientation="sagittal", seed=2)
+    with pytest.raises(InputError, match="holds 3 volumes"):
+        read(tmp_path / "all")
+    assert read(tmp_path / "all", volume=2)[0].shape == (6, 6, 3)
+
+
+def test_copies_of_files_are_dropped_with_a_warning(write, caplog):
+    series = write()
+    shutil.copytree(series.folder, series.folder / "backup")
+    array, _ = read(series.folder)
+    np.testing.assert_array_equal(array, series.voxels.transpose(2, 1, 0))
+    assert "8 files are copies of others" in caplog.text
+
+
+def test_a_slice_that_is_there_twice_with_other_voxels_is_refused(write, synthetic):
+    series = write()
+    again = synthetic.pydicom.dcmread(series.files[3])
+    again.SOPInstanceUID = "1.2.3.4"
+    synthetic.set_pixels(again, series.voxels[0])
+    again.save_as(series.folder / "again.dcm")
+    with pytest.raises(InputError, match="9 slices at 8 positions and nothing in their headers tells"):
+        read(series.folder)
+
+
+def test_localizers_captures_and_other_objects_are_left_out(write, tmp_path):
+    scan = write("study/scan")
+    write("study/scout", series=7, edit=setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    write("study/shot", series=8, edit=setting(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"))
+    write("study/seg", series=9, edit=setting(Modality="SEG"))
+    (tmp_path / "study/notes.txt").write_text("seen")
+    np.testing.assert_array_equal(read(tmp_path / "study")[0], scan.voxels.transpose(2, 1, 0))
+    for folder, reason in (("scout", "a localizer"), ("shot", "a secondary capture"), ("seg", "of modality SEG")):
+        with pytest.raises(InputError, match=f"the DICOM input is {reason}"):
+            read(tmp_path / "study" / folder)
+
+
+@pytest.mark.parametrize("order_seed", [0, 1])
+def test_enhanced_objects_are_sorted_by_their_functional_groups(synthetic, tmp_path, order_seed):
+    series, path = synthetic.write_multiframe(tmp_path, order_seed=order_seed, orientation="coronal")
+    array, meta = read(path)
+    flat, flat_meta = read(series.folder)
+    np.testing.assert_array_equal(array, flat - 1000)
+    np.testing.assert_allclose(meta["affine"], flat_meta["affine"], atol=1e-9)
+
+
+def test_several_volumes_in_one_enhanced_object_can_be_chosen(synthetic, tmp_path):
+    series, path = synthetic.write_multiframe(tmp_path, times=3)
+    with pytest.raises(InputError, match="holds 3 volumes.*TemporalPositionIndex 3"):
+        read(path)
+    expected = series.voxels.transpose(2, 1, 0) + 10 - 1000
+    np.testing.assert_array_equal(read(path, volume=2)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"on_tilt": "guess"}, {"on_gaps": True}, {"modality": "US"}, {"volume": 0}, {"volume": True}]
+)
+def test_unknown_options_are_refused(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        DicomSeriesReader(**options)
