@@ -192,7 +192,7 @@ def torchio(case: str, image: Any, label: Any) -> Deform:
     planes = image.ndim == 2
     volume = [torch.from_numpy(v[..., None] if planes else v)[None] for v in (image, label)]
     subject = tio.Subject(image=tio.ScalarImage(tensor=volume[0]), label=tio.LabelMap(tensor=volume[1]))
-    points = [max(round(edge / CONTROL_SPACING) + 3, 4) for edge in image.shape] + ([4] if planes else [])
+    points = [max(round(edge / CONTROL_SPACING) + 3, 5) for edge in image.shape] + ([5] if planes else [])
     reach = (SD, SD, 0) if planes else SD
     transform = tio.RandomElasticDeformation(num_control_points=points, max_displacement=reach)
     return lambda: transform(subject)

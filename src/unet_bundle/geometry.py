@@ -48,6 +48,15 @@ def spacing_of(affine: npt.ArrayLike) -> tuple[float, ...]:
     return tuple(float(edge) for edge in np.linalg.norm(matrix[:-1, :-1], axis=0))
 
 
+def as_4x4(affine: npt.ArrayLike) -> Affine:
+    """An affine as 4x4: MONAI has 3x3 for planes, which then count as 1 mm thick."""
+    matrix = np.asarray(affine, dtype=np.float64)
+    rank = len(matrix) - 1
+    square = np.eye(4)
+    square[:rank, :rank], square[:rank, 3] = matrix[:rank, :rank], matrix[:rank, -1]
+    return square
+
+
 def orientation_of(affine: npt.ArrayLike) -> str:
     """World direction that each voxel axis points to most, as letters, e.g. ``"RAS"`` or ``"PSR"``.
 

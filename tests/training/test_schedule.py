@@ -78,11 +78,9 @@ def test_as_many_epochs_as_fit_and_not_more(budget: float, epoch: float, validat
     fitting = epochs_that_fit(budget, epoch, validation, val_interval)
 
     assert fitting >= 1
-    assert fitting % val_interval == 0 or fitting < val_interval
     if fitting > 1:
         assert duration(fitting, epoch, validation, val_interval) <= budget
-    more = fitting + (val_interval if fitting % val_interval == 0 else 1)
-    assert duration(more, epoch, validation, val_interval) > budget
+    assert duration(fitting + 1, epoch, validation, val_interval) > budget
 
 
 class Clock:
@@ -137,8 +135,8 @@ def test_minutes_become_epochs_once_after_a_first_validation(timed):
 
     start_up = 3 * FIRST_STEPS + 7 * STEP - 10 * STEP + 2 * VALIDATION
     budget = 600 * (1 - CLOSING_SHARE) - start_up
-    expected = 2 * int(budget // (2 * 5 * STEP + VALIDATION))
-    assert engine.state.max_epochs == engine.state.epoch == expected == 34
+    expected = max(e for e in range(1, 100) if duration(e, 5 * STEP, VALIDATION, 2) <= budget)
+    assert engine.state.max_epochs == engine.state.epoch == expected == 35
     assert engine.state.decided == [1000] * 10 + [expected] * (5 * expected - 10)
     assert evaluator.state.metrics, "it did run"
 
@@ -157,7 +155,7 @@ def test_a_resumed_run_keeps_what_was_decided(timed):
 
 def test_a_run_that_is_resumed_before_it_decided_decides_by_its_own_steps(timed):
     engine, _ = timed(minutes=10, start=5)
-    assert engine.state.max_epochs == 34
+    assert engine.state.max_epochs == 35
 
 
 @pytest.mark.parametrize("epoch_length", [1, 2, 4])

@@ -22,7 +22,7 @@ from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.evaluation.metrics import SURFACE_TOLERANCE_MM, ClassScores, case_scores, dice_scores
 from unet_bundle.evaluation.report import as_csv, describe, mean_of, score_report
 from unet_bundle.evaluation.worst import WorstCases, shown_channels
-from unet_bundle.geometry import grid_difference
+from unet_bundle.geometry import as_4x4, grid_difference
 from unet_bundle.io import case_name
 from unet_bundle.io.files import write_text
 
@@ -201,12 +201,7 @@ def _classes(label: torch.Tensor) -> npt.NDArray[np.uint16]:
 
 
 def _affine(image: Any) -> npt.NDArray[np.float64]:
-    """Affine of a `MetaTensor` as 4x4: MONAI has 3x3 for planes, which count as 1 mm thick."""
-    stated = image.affine.detach().cpu().numpy().astype(np.float64)
-    axes = len(stated) - 1
-    affine = np.eye(4)
-    affine[:axes, :axes], affine[:axes, 3] = stated[:axes, :axes], stated[:axes, -1]
-    return affine
+    return as_4x4(image.affine.detach().cpu().numpy())
 
 
 def _check_values(label: torch.Tensor, num_classes: int, name: str) -> None:

@@ -1,5 +1,6 @@
 """Data set layouts, image readers and writers."""
 
+from unet_bundle.io.dicom import DicomSeriesReader
 from unet_bundle.io.layouts import (
     Survey,
     case_name,
@@ -19,6 +20,7 @@ from unet_bundle.io.splits import select_cases, split_cases, subject_of
 __all__ = [
     "RGB",
     "Channels",
+    "DicomSeriesReader",
     "LoadImaged",
     "NiftiReader",
     "NiftiWriter",

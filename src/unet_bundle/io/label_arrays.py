@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.geometry import Affine, grid_difference
+from unet_bundle.geometry import as_4x4, grid_difference
 
 
 def label_array(values: Any, dtype: np.dtype[Any], channel_dim: int | None = 0) -> npt.NDArray[Any]:
@@ -54,20 +54,10 @@ def check_on_grid(labels: npt.NDArray[Any], meta: Mapping[str, Any], shape: Sequ
     Raises:
         ConfigError: if shape or affine differ.
     """
-    difference = grid_difference(labels.shape, affine_of(meta, "affine"), shape, affine_of(meta, "original_affine"))
+    difference = grid_difference(labels.shape, as_4x4(meta["affine"]), shape, as_4x4(meta["original_affine"]))
     if difference:
         name = Path(str(meta.get("filename_or_obj", "the scan"))).name
         raise ConfigError(f"the result for {name} is not on its grid ({difference}): put Invertd before SaveImaged")
-
-
-def affine_of(meta: Mapping[str, Any], key: str) -> Affine:
-    """An affine of the metadata as 4x4; MONAI has 3x3 for planes."""
-    affine = np.eye(4)
-    value = np.asarray(meta[key], dtype=np.float64)
-    rank = value.shape[0] - 1
-    affine[:rank, :rank] = value[:rank, :rank]
-    affine[:rank, 3] = value[:rank, -1]
-    return affine
 
 
 def on_cpu(value: Any) -> Any:

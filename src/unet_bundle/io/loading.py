@@ -14,6 +14,8 @@ from monai.config import DtypeLike
 from monai.data import ImageReader
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.io.dicom import DicomSeriesReader
+from unet_bundle.io.dicom.sources import is_dicom_path
 from unet_bundle.io.layouts import case_name
 from unet_bundle.io.planes import RGB, Channels, PlaneReader, fit_colors, is_picture
 from unet_bundle.io.readers import NiftiReader
@@ -22,11 +24,14 @@ from unet_bundle.io.readers import NiftiReader
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
-READERS: tuple[type[ImageReader], ...] = (NiftiReader, PlaneReader)
+READERS: tuple[type[ImageReader], ...] = (NiftiReader, PlaneReader, DicomSeriesReader)
 """One reader for each family of formats, asked in this order whether a file is theirs."""
 
-READ_FORMATS = "NIfTI (.nii, .nii.gz), PNG or TIFF (.tif, .tiff)"
+READ_FORMATS = "NIfTI (.nii, .nii.gz), PNG, TIFF (.tif, .tiff) or a DICOM series (folder, .zip, .dcm)"
 """What `READERS` read, for messages."""
+
+DICOM_SERIES = "dicom_series"
+"""What results of a DICOM series without a UID are named after."""
 
 
 class LoadImaged(monai.transforms.LoadImaged):
@@ -116,7 +121,9 @@ class _StrictLoadImage(monai.transforms.LoadImage):
             loaded = super().__call__(filename, reader)
         except InputError as error:
             raise InputError(self._with_folder(str(error), filename)) from error
-        if isinstance(filename, (list, tuple)):  # results are named after this: the case, not its first channel
+        if "series_uid" in loaded.meta:  # a DICOM folder may bear a patient's name: results bear the series' UID
+            loaded.meta["filename_or_obj"] = loaded.meta["series_uid"] or DICOM_SERIES
+        elif isinstance(filename, (list, tuple)):  # results are named after this: the case, not its first channel
             first = Path(filename[0])
             suffix = first.name[len(case_name(first)) :]
             loaded.meta["filename_or_obj"] = str(first.with_name(case_name(filename) + suffix))
@@ -127,6 +134,8 @@ class _StrictLoadImage(monai.transforms.LoadImage):
         first = filename[0] if isinstance(filename, (list, tuple)) and filename else filename
         if not isinstance(first, (str, PathLike)):
             return repr(type(first).__name__)
+        if is_dicom_path(first):
+            return "the DICOM input"  # its names may be a patient's
         return Path(*Path(first).parts[-2:]).as_posix() if self.with_folder else Path(first).name
 
     def _with_folder(self, message: str, filename: Any) -> str:

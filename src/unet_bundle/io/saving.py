@@ -14,8 +14,9 @@ import numpy.typing as npt
 from monai.data import MetaTensor, NibabelWriter
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.geometry import as_4x4
 from unet_bundle.io.files import replacing
-from unet_bundle.io.label_arrays import affine_of, check_on_grid, label_array, on_cpu
+from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
 from unet_bundle.io.layouts import case_name
 from unet_bundle.io.plane_writer import PlaneWriter
 from unet_bundle.io.planes import is_picture
@@ -213,7 +214,7 @@ def _plain_header(meta: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
     header: Any = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
-    affine = affine_of(meta, "affine") if "affine" in meta else np.eye(4)
+    affine = as_4x4(meta["affine"]) if "affine" in meta else np.eye(4)
     header.set_sform(affine, code=_SCANNER)
     header.set_qform(affine, code=_SCANNER)
     if not np.allclose(header.get_qform(), affine, atol=1e-3):  # a quaternion cannot shear

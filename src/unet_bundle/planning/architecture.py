@@ -59,7 +59,6 @@ def plan_architecture(
     Raises:
         ConfigError: If the card's network or patch is impossible, or no patch fits the memory.
     """
-    start = topology.initial_patch(spacing, shape)
     if "patch_size" in choices.overrides:
         planned = _architecture(choices, target, channels, spacing, choices.overrides["patch_size"])
         if planned.patch_size != choices.overrides["patch_size"]:
@@ -70,11 +69,12 @@ def plan_architecture(
         _training_memory(planned, target, MIN_BATCH)  # refuses a network that cannot be built
         return planned
     batch_size = choices.overrides.get("batch_size", MIN_BATCH)
+    start = topology.initial_patch(spacing, shape)
     first = _architecture(choices, target, channels, spacing, start)
     planned = _shrink_to_fit(first, choices, target, spacing, shape, batch_size)
     reason = f"the median shape {by(shape)}"
     if start != list(shape):
-        reason = f"equal edges in mm within the median shape {by(shape)}"
+        reason = f"equally long on all axes, within the median shape {by(shape)}"
     reason += ", rounded up to multiples of the total strides"
     if first != planned:
         reason += f", cut from {by(first.patch_size)} until a batch of {batch_size} fits {in_gib(target.budget)}"
@@ -126,6 +126,11 @@ def _architecture(
     """The network for a wanted patch, and the patch rounded up to what the network's strides divide."""
     stated = choices.network
     stages = topology.plan_topology(spacing, wanted)
+    if len(stages.strides) == 1 and "channels" not in stated:
+        raise ConfigError(
+            f"patches of {by(wanted)} voxels are too small for a U-Net, which halves them at least once: set a "
+            f"patch_size of at least {2 * topology.MIN_FEATURE_EDGE} along two axes under overrides in the task card"
+        )
     dims = len(wanted)
     network: dict[str, Any] = {
         "spatial_dims": dims,
@@ -222,8 +227,10 @@ def _training_memory(planned: Architecture, target: Target, batch_size: int) -> 
         raise ConfigError(f"network under overrides in the task card: {str(error).rstrip('.')}") from error
 
 
-def network_reasons(architecture: Architecture, target: Target, spacing: Sequence[float]) -> dict[str, str]:
-    """Name of each argument of a planned network to the reason for its value."""
+def network_reasons(
+    architecture: Architecture, target: Target, spacing: Sequence[float], unit: str = "mm"
+) -> dict[str, str]:
+    """Name of each argument of a planned network to the reason for its value; `spacing` is in `unit`."""
     network, patch_size = architecture.network, architecture.patch_size
     maps = count_feature_maps(network, patch_size)
     smallest = [edge // step for edge, step in zip(patch_size, topology.total_stride(network["strides"]), strict=True)]
@@ -234,7 +241,7 @@ def network_reasons(architecture: Architecture, target: Target, spacing: Sequenc
     }
     plain = {"convolutions_per_stage": "the U-Net's two convolutions a stage"}
     return {
-        "strides": f"each stage halves the axes (of {by(spacing)} mm) that are within "
+        "strides": f"each stage halves the axes (of {by(spacing)} {unit}) that are within "
         f"{topology.MAX_SPACING_RATIO:g} times the finest spacing and stay at least {topology.MIN_FEATURE_EDGE} voxels "
         f"long; the smallest map is {by(smallest)}",
         "kernel_sizes": f"3 on every axis whose spacing is within {topology.MAX_SPACING_RATIO:g} times the finest of "

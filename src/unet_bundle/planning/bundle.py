@@ -22,13 +22,15 @@ LINE_LENGTH = 110
 TESTED_VERSIONS = {"monai": "1.6.1", "torch": "2.13.0", "numpy": "2.4.6"}
 """What the bundle was tested with, as its metadata says; the same as in constraints.txt."""
 REQUIRED_PACKAGES = {
-    "nibabel": "5.4.2",
     "psutil": "7.2.2",
     "pytorch-ignite": "0.5.5",
     "scipy": "1.17.1",
     "tensorboard": "2.21.0",
     "unet-bundle": "0.1.0",
 }
+
+READERS = {"mm": {"nibabel": "5.4.2"}, "pixels": {"pillow": "13.0.0", "tifffile": "2026.3.3"}}
+"""What reads and writes the images, for volumes and planes in mm and for pictures."""
 
 MEANING_OF_WEIGHTS = {
     "configs/inference.json": ("orientation", "spacing", "normalization", "network_def"),
@@ -78,14 +80,14 @@ def metadata(plan: Plan, card: TaskCard) -> dict[str, Any]:
         "monai_version": TESTED_VERSIONS["monai"],
         "pytorch_version": TESTED_VERSIONS["torch"],
         "numpy_version": TESTED_VERSIONS["numpy"],
-        "required_packages_version": REQUIRED_PACKAGES,
+        "required_packages_version": {**READERS[plan.unit], **REQUIRED_PACKAGES},
         "name": card.title,
         "task": f"Segmentation of {', '.join(names[1:])} in {' and '.join(plan.modality)}",
         "description": card.description,
         "authors": card.authors,
         "copyright": card.copyright,
         "data_source": card.data_source,
-        "data_type": "nibabel",
+        "data_type": "nibabel" if plan.unit == "mm" else "png",
         "image_classes": ", ".join(f"channel {i}: {name}" for i, name in enumerate(plan.modality)),
         "label_classes": "one channel, the value of the class in each voxel",
         "pred_classes": f"{len(names)} channels, one logit map a class",

@@ -74,10 +74,11 @@ class View:
 
 @dataclass(frozen=True)
 class _Scans:
-    """Grids of the scans, the spacing (mm) of full resolution with its reason, and what plans network and patch."""
+    """Grids of the scans, the spacing of full resolution with its unit and reason, and what plans network and patch."""
 
     cases: Mapping[str, Any]
     full: list[float]
+    unit: str
     reason: str
     architect: Architect
 
@@ -109,7 +110,8 @@ def choose_view(
     _check_axes(stated, scan_axes, patch_axes)
 
     target, target_reason = _target_spacing(fingerprint)
-    scans = _Scans(fingerprint["cases"], list(choices.overrides.get("spacing", target)), target_reason, architect)
+    full = list(choices.overrides.get("spacing", target))
+    scans = _Scans(fingerprint["cases"], full, length_unit(fingerprint), target_reason, architect)
     own_network = {"kernel_sizes", "strides"} & set(choices.network)
     if stated is None and scan_axes == 3 and not own_network:
         thick = _why_slices(scans)
@@ -119,6 +121,11 @@ def choose_view(
     if stated == "low":
         return _low(scans, choices, reason)
     return _full(scans, None if stated is None else reason)
+
+
+def length_unit(fingerprint: Mapping[str, Any]) -> str:
+    """What lengths of the scans are counted in: mm, or pixels of pictures, whose files tell no true size."""
+    return "pixels" if fingerprint.get("pixels") else "mm"
 
 
 def _check_axes(stated: Configuration | None, scan_axes: int, patch_axes: int) -> None:
@@ -143,14 +150,15 @@ def _target_spacing(fingerprint: Mapping[str, Any]) -> tuple[list[float], str]:
     return spacing, reason
 
 
-def _slice_axis(spacing: Sequence[float]) -> int:
-    """The axis with the coarsest spacing; among equals the last, which gives axial slices."""
-    return max(range(len(spacing)), key=lambda axis: (spacing[axis], axis))
+def _slice_axis(spacing: Sequence[float], shape: Sequence[int]) -> int:
+    """The axis of a single voxel, or else of the coarsest spacing; among equals the last, which gives axial slices."""
+    return max(range(len(spacing)), key=lambda axis: (shape[axis] == 1, spacing[axis], axis))
 
 
 def _why_slices(scans: _Scans) -> str | None:
     """Why three dimensions would gain nothing, or None where they would."""
-    axis, shape = _slice_axis(scans.full), scans.shape(scans.full)
+    shape = scans.shape(scans.full)
+    axis = _slice_axis(scans.full, shape)
     if shape[axis] == 1:
         return "most scans are a single slice"
     if topology.sees_across(scans.architect(scans.full, shape).network["kernel_sizes"], axis):
@@ -163,7 +171,7 @@ def _why_slices(scans: _Scans) -> str | None:
 
 
 def _slices(scans: _Scans, reason: str, *, keep_slices: bool) -> View:
-    axis = _slice_axis(scans.full)
+    axis = _slice_axis(scans.full, scans.shape(scans.full))
     spacing: list[float | None] = [*scans.full]
     spacing_reason = scans.reason
     if keep_slices:
@@ -185,8 +193,8 @@ def _full(scans: _Scans, reason: str | None) -> View:
     if low is not None:
         spacing, low_shape, lower = low
         advice = (
-            f"the patch covers {covered:.1%} of the median scan, less than {ENOUGH_COVERAGE:.0%}; at {by(spacing)} mm "
-            f"it would cover {lower.coverage(low_shape):.0%}"
+            f"the patch covers {covered:.1%} of the median scan, less than {ENOUGH_COVERAGE:.0%}; at {by(spacing)} "
+            f"{scans.unit} it would cover {lower.coverage(low_shape):.0%}"
         )
     reason = reason or f"the patch covers {covered:.0%} of the median scan"
     return View("full", [*scans.full], shape, None, planned, reason, scans.reason, advice)
@@ -209,7 +217,7 @@ def _low(scans: _Scans, choices: Choices, reason: str) -> View:
         )
     spacing, shape, planned = low
     spacing_reason = (
-        f"coarser than the scans' {by(scans.full)} mm, in steps of {GROWTH - 1:.0%}, until a patch covers "
+        f"coarser than the scans' {by(scans.full)} {scans.unit}, in steps of {GROWTH - 1:.0%}, until a patch covers "
         f"{planned.coverage(shape):.0%} of the median scan instead of {covered:.1%}"
     )
     return View("low", [*spacing], shape, None, planned, reason, spacing_reason)

@@ -49,9 +49,9 @@ def bundle_readme(
         _labels(plan, fingerprint, card),
         _data(plan, fingerprint, card),
         _choices(plan),
-        _commands(),
+        _commands(plan),
         _overrides(plan),
-        _scores(scores),
+        _scores(plan, scores),
         _attribution(card),
     ]
     return "\n\n".join(sections) + "\n"
@@ -76,11 +76,13 @@ def _labels(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
             for key in ("type", "type_modifier", "region", "region_modifier")
             if key in terms
         )
-        rows.append([str(value), name, f"{measured['ml']:g}", str(measured["cases"]), codes or "-"])
+        # The fingerprint counts a pixel as 1 mm thick.
+        size = f"{measured['ml'] * 1000:g}" if _pictures(plan) else f"{measured['ml']:g}"
+        rows.append([str(value), name, size, str(measured["cases"]), codes or "-"])
     return (
         f"## What it segments\n\nInput: {_plural(plan.in_channels, 'channel')} ({', '.join(plan.modality)}). "
-        "Output: one label map on the scan's own grid, 0 for background.\n\n"
-        + _table(["value", "label", "median ml", "in cases", "coded terms"], rows)
+        f"Output: one label map on the {_image(plan)}'s own grid, 0 for background.\n\n"
+        + _table(["value", "label", f"median {'pixels' if _pictures(plan) else 'ml'}", "in cases", "coded terms"], rows)
     )
 
 
@@ -95,10 +97,13 @@ def _data(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
         if plan.subject_key is not None:
             key = f"`{plan.subject_key}` of a case's name gives the subject"
         folds = f"{plan.folds} folds are drawn by subject with seed {plan.seed}. {key}; no subject is in two folds."
+    grids = f"{sizes} voxels of {spacings} mm (axes right, anterior, superior)"
+    if _pictures(plan):
+        grids = f"{sizes} pixels (width, height)"
     return (
-        f"## Data\n\n{_plural(fingerprint['num_cases'], 'labelled scan')} of "
-        f"{_plural(fingerprint['num_subjects'], 'subject')}, {sizes} voxels of {spacings} mm (axes right, anterior, "
-        f"superior). {folds}\n\nSource: {card.data_source.strip().rstrip('.')}. Terms: see `data_license.txt`."
+        f"## Data\n\n{_plural(fingerprint['num_cases'], f'labelled {_image(plan)}')} of "
+        f"{_plural(fingerprint['num_subjects'], 'subject')}, {grids}. {folds}\n\n"
+        f"Source: {card.data_source.strip().rstrip('.')}. Terms: see `data_license.txt`."
     )
 
 
@@ -110,10 +115,9 @@ def _choices(plan: Plan) -> str:
     rows = [[f"`{name}`", f"`{json.dumps(values[name], ensure_ascii=False)}`", plan.reasons[name]] for name in named]
     rows.append(["memory of a training step", f"{plan.memory_bytes / 1024**3:.2f} GiB", plan.reasons["memory_bytes"]])
     return (
-        f"## Why it is set up so\n\nPlanned for memory target `{plan.memory_target}`; the median scan has "
-        f"{' x '.join(map(str, plan.median_shape))} voxels at the target spacing.\n\n"
-        + _table(["choice", "value", "reason"], rows)
-        + _advice(plan)
+        f"## Why it is set up so\n\nPlanned for memory target `{plan.memory_target}`; the median {_image(plan)} has "
+        f"{' x '.join(map(str, plan.median_shape))} {'pixels' if _pictures(plan) else 'voxels at the target spacing'}."
+        "\n\n" + _table(["choice", "value", "reason"], rows) + _advice(plan)
     )
 
 
@@ -132,7 +136,8 @@ def _advice(plan: Plan) -> str:
     )
 
 
-def _commands() -> str:
+def _commands(plan: Plan) -> str:
+    images, suffix = ("PNG or TIFF pictures", ".png") if _pictures(plan) else ("NIfTI files", ".nii.gz")
     run = "python -m monai.bundle run --config_file"
     files = "--meta_file configs/metadata.json --config_file configs/inference.json"
     on_data = "--bundle_root . --dataset_dir DATASET"
@@ -142,8 +147,8 @@ def _commands() -> str:
     return f"""\
 ## Commands
 
-Run from the bundle's folder, with `unet-bundle` installed. `DATASET` is a folder with `dataset.json`, `SCANS` a folder
-of NIfTI files, `OUT` a folder to write to.
+Run from the bundle's folder, with `unet-bundle` installed. `DATASET` is a folder of labelled {_image(plan)}s, `SCANS` a
+folder of {images}, `OUT` a folder to write to.
 
 Train on all folds but one (the best model goes to `models/model.pt`):
 
@@ -157,7 +162,7 @@ Score the fold that was kept back, on the untouched label files:
 
     {run} {evaluate} {on_data} --output_dir OUT --fold 0
 
-Segment scans, each to `OUT/<scan>_seg.nii.gz` on the scan's own grid:
+Segment {_image(plan)}s, each to `OUT/<name>_seg{suffix}` on its own grid:
 
     {run} configs/inference.json --bundle_root . --dataset_dir SCANS --output_dir OUT
 
@@ -190,14 +195,14 @@ again; what depends on it (patch, stages, batch) follows:
       network: {{dropout: 0.1}}"""
 
 
-def _scores(scores: Mapping[str, Any] | None) -> str:
+def _scores(plan: Plan, scores: Mapping[str, Any] | None) -> str:
     if scores is None:
         return f"## Scores\n\n{NOT_TRAINED}"
     rows = [[name, _score(value)] for name, value in scores["classes"].items()]
     rows.append(["mean", _score(scores["mean"])])
     remarks = "".join(f"\n- {name}: {text}" for name, text in scores.get("remarks", {}).items())
     return (
-        f"## Scores\n\nDice on the scans' own grid, mean over {_plural(len(scores['cases']), 'case')}.\n\n"
+        f"## Scores\n\nDice on the {_image(plan)}s' own grid, mean over {_plural(len(scores['cases']), 'case')}.\n\n"
         + _table(["label", "Dice"], rows)
         + (f"\n{remarks}" if remarks else "")
     )
@@ -210,6 +215,14 @@ def _attribution(card: TaskCard) -> str:
 Authors: {card.authors.strip().rstrip(".")}. {card.copyright.strip().rstrip(".")}.
 
 {CITATIONS}"""
+
+
+def _pictures(plan: Plan) -> bool:
+    return plan.unit == "pixels"
+
+
+def _image(plan: Plan) -> str:
+    return "picture" if _pictures(plan) else "scan"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -9,7 +9,7 @@ from unet_bundle.errors import ConfigError
 from unet_bundle.io import wanted_channels
 from unet_bundle.planning.architecture import Architecture, network_reasons, plan_architecture, plan_batch_size
 from unet_bundle.planning.card import TaskCard
-from unet_bundle.planning.configuration import Configuration, View, choose_view
+from unet_bundle.planning.configuration import Configuration, View, choose_view, length_unit
 from unet_bundle.planning.fingerprint import FORMAT
 from unet_bundle.planning.memory import training_memory_bytes
 from unet_bundle.planning.overrides import Choices
@@ -56,6 +56,7 @@ class Plan:
         label_values: For each class the values of the label files that become it, or None: they are the classes.
         colors: Red, green and blue (0 to 255) by label name, of those the task card states.
         advice: One sentence on a configuration that may be better, or None.
+        unit: What `spacing` is counted in: ``"mm"``, or ``"pixels"`` of pictures (PNG, TIFF).
     """
 
     name: str
@@ -93,6 +94,7 @@ class Plan:
     label_values: list[list[int | str]] | None = None
     colors: dict[str, list[int]] = field(default_factory=dict)
     advice: str | None = None
+    unit: str = "mm"
 
 
 def make_plan(
@@ -125,6 +127,7 @@ def make_plan(
     target = TARGETS[memory]
     dims = int(fingerprint["spatial_dims"])
     choices = Choices(card, dims)
+    unit = length_unit(fingerprint)
 
     channels = len(card.modality), len(card.labels)
 
@@ -133,8 +136,9 @@ def make_plan(
 
     view = choose_view(fingerprint, choices, configuration, architect)
     architecture, shape = view.architecture, view.shape
+    _check_mirror_axes(choices, view.slice_axis)
     _explain_view(choices, view)
-    choices.explain_network(network_reasons(architecture, target, view.spacing_of_patch))
+    choices.explain_network(network_reasons(architecture, target, view.spacing_of_patch, unit))
     batch_size = choices.take(
         "batch_size", *plan_batch_size(architecture, target, shape, int(fingerprint["num_cases"]))
     )
@@ -197,6 +201,7 @@ def make_plan(
         label_values=card.class_values(),
         colors={name: terms["color"] for name, terms in card.terms.items() if terms.get("color") is not None},
         advice=view.advice,
+        unit=unit,
     )
     if plan.val_interval > plan.max_epochs:
         raise ConfigError(
@@ -260,6 +265,14 @@ def _normalization(fingerprint: Mapping[str, Any], card: TaskCard) -> tuple[list
                 " all scans), so mean 0 and deviation 1 per image"
             )
     return schemes, "; ".join(reasons)
+
+
+def _check_mirror_axes(choices: Choices, slice_axis: int | None) -> None:
+    if slice_axis is not None and slice_axis in choices.overrides.get("mirror_axes", ()):
+        raise ConfigError(
+            f"mirror_axes under overrides in the task card holds axis {slice_axis}, across which slices are taken, so "
+            "that no slice has it: leave it out"
+        )
 
 
 def _mirror_axes(card: TaskCard, dims: int, slice_axis: int | None) -> tuple[list[int], str]:

@@ -1,5 +1,6 @@
 """What MONAI's Ignite engines get from us: steps, data order, schedule, checkpoints, logs."""
 
+from unet_bundle.training.augmentation import PrepareBatch, collate
 from unet_bundle.training.checkpoints import CheckpointLoader, RunCheckpoints
 from unet_bundle.training.data import CaseDataset, CaseSampler
 from unet_bundle.training.distributed import case_shares, local_device, start_processes
@@ -17,6 +18,7 @@ __all__ = [
     "EvaluationStep",
     "EventWriter",
     "LearningRate",
+    "PrepareBatch",
     "Progress",
     "PublishModel",
     "RunCheckpoints",
@@ -25,6 +27,7 @@ __all__ = [
     "TrainingLog",
     "ValidationSlices",
     "case_shares",
+    "collate",
     "local_device",
     "resolve_precision",
     "start_processes",

@@ -131,7 +131,7 @@ def _total_iterations(engine: Engine) -> int:
 
 
 def epochs_that_fit(budget: float, epoch: float, validation: float, val_interval: int) -> int:
-    """The number of epochs that fit into `budget`, whole validation intervals if at least one fits; at least 1.
+    """The number of epochs that fit into `budget`; at least 1.
 
     Args:
         budget: seconds; may be negative.
@@ -139,7 +139,7 @@ def epochs_that_fit(budget: float, epoch: float, validation: float, val_interval
         validation: seconds of a validation; one follows every `val_interval` epochs, and one the last epoch.
         val_interval: epochs between two validations.
     """
-    intervals = int(budget // (val_interval * epoch + validation))
-    if intervals >= 1:
-        return intervals * val_interval
-    return max(int((budget - validation) // epoch), 1)
+    interval = val_interval * epoch + validation
+    whole = max(int(budget // interval), 0)
+    rest = max(int((budget - whole * interval - validation) // epoch), 0)
+    return max(whole * val_interval + rest, 1)

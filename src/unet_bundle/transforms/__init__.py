@@ -1,6 +1,7 @@
 """Dictionary transforms, one file a concept."""
 
 from unet_bundle.transforms.elastic import RandElasticDeform, RandElasticDeformd
+from unet_bundle.transforms.intensity import RandIntensityd
 from unet_bundle.transforms.labels import CheckLabelsd, LabelValues, MergeLabelsd
 from unet_bundle.transforms.normalize import NormalizeChannelsd
 from unet_bundle.transforms.slices import RandSliced
@@ -14,6 +15,7 @@ __all__ = [
     "NormalizeChannelsd",
     "RandElasticDeform",
     "RandElasticDeformd",
+    "RandIntensityd",
     "RandSliced",
     "RandSpatiald",
     "ResampleToSpacingd",

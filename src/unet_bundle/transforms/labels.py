@@ -3,7 +3,6 @@
 import itertools
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.transforms.naming import name_of
 
 REST = "rest"
 """In the list of a class: it gets the values that no list names."""
@@ -118,7 +118,7 @@ class MergeLabelsd(MapTransform):
             unknown = values[classes == UNKNOWN]
             if unknown.size:
                 raise InputError(
-                    f"{_name_of(label, key)} has {unknown.size} voxels of value {unknown.flat[0]:g} or another that "
+                    f"{name_of(label, key)} has {unknown.size} voxels of value {unknown.flat[0]:g} or another that "
                     "label_values does not list: correct the file, or state the value in the task card"
                 )
             merged[key] = convert_to_dst_type(classes, label, dtype=label.dtype)[0]
@@ -154,11 +154,7 @@ class CheckLabelsd(MapTransform):
             wrong = label[(label != label.round()) | (label < 0) | (label >= self.num_classes)]
             if wrong.numel():
                 raise InputError(
-                    f"{_name_of(data[key], key)} has {wrong.numel()} voxels of value {wrong.flatten()[0].item():g} or"
+                    f"{name_of(data[key], key)} has {wrong.numel()} voxels of value {wrong.flatten()[0].item():g} or"
                     f" another that is no class: labels must be whole numbers from 0 to {self.num_classes - 1}"
                 )
         return dict(data)
-
-
-def _name_of(label: Any, key: Hashable) -> str:
-    return Path(str(getattr(label, "meta", {}).get("filename_or_obj", f"the {key}"))).name

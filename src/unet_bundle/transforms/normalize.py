@@ -1,15 +1,14 @@
 """Intensity normalisation, a scheme for each channel."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.transforms.naming import name_of
 
 MIN_STD = 1e-8
 """Least standard deviation that is divided by, as in nnU-Net."""
@@ -57,12 +56,12 @@ class NormalizeChannelsd(MapTransform):
             image = normalized[key]
             if image.shape[0] != len(self.schemes):
                 raise InputError(
-                    f"{_name_of(image, key)} has {image.shape[0]} channels, the model needs {len(self.schemes)}: "
+                    f"{name_of(image, key)} has {image.shape[0]} channels, the model needs {len(self.schemes)}: "
                     "give a scan like those the model was trained on"
                 )
             voxels = torch.as_tensor(image).as_subclass(torch.Tensor).to(torch.float32)
             if any(bool(part.min() == part.max()) for part in self._parts(voxels)):
-                raise InputError(f"{_name_of(image, key)} holds one value only: there is no picture in it to segment")
+                raise InputError(f"{name_of(image, key)} holds one value only: there is no picture in it to segment")
             channels = voxels.clone()
             if self.joint:
                 channels[self.joint] = _zscore(voxels[self.joint], {})
@@ -103,8 +102,3 @@ def _checked(scheme: Any) -> Scheme:
     if name == "ct" and not (values["lower"] < values["upper"] and values["std"] > 0):
         raise ConfigError(f"normalisation ct needs lower < upper and std > 0, got {values}")
     return dict(scheme)
-
-
-def _name_of(image: Any, key: Hashable) -> str:
-    meta = image.meta if isinstance(image, MetaTensor) else {}
-    return Path(str(meta.get("filename_or_obj", key))).name

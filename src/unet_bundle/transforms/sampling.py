@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 
 SLAB_VOXELS = 2**17
 """Voxels whose coordinates are computed at a time: small enough for a CPU's cache, and little memory beside a patch."""
-GPU_SLAB_VOXELS = 2**24
+GPU_SLAB_VOXELS = 2**22
 """The same on a GPU, where few large steps are faster."""
 
 MODES = ("bilinear", "nearest", "one-hot", "spline")
@@ -70,20 +70,40 @@ def sample_patches(
     Returns:
         For each image, shape [channels, *spatial_size], its type.
     """
-    images = [torch.as_tensor(image).as_subclass(torch.Tensor) for image in images]
+    regions, inside = crop_for_patch(images, draw, spatial_size)
+    return sample_regions(regions, inside, spatial_size, modes)
+
+
+def crop_for_patch(
+    images: Sequence[torch.Tensor], draw: PatchDraw, spatial_size: Sequence[int]
+) -> tuple[list[torch.Tensor], PatchDraw]:
+    """What a patch needs of its scan: views of the images, empty if it lies beyond them, and the draw within them.
+
+    Args:
+        images: each of shape [channels, *spatial], on one grid.
+        draw: where the patch lies in them.
+        spatial_size: voxels of the patch per axis.
+    """
     half = (np.asarray(spatial_size) - 1) / 2
     reach = np.abs(draw.matrix) @ (half if draw.displacement is None else half + draw.displacement.bound())
     shape = np.asarray(images[0].shape[1:])
     low = np.clip(np.floor(draw.center - reach), 0, shape).astype(int)
     high = np.clip(np.ceil(draw.center + reach) + 1, low, shape).astype(int)
     within = (slice(None), *map(slice, low.tolist(), high.tolist()))
-    regions = [image[within] for image in images]
-    inside = PatchDraw(draw.center - low, draw.matrix, draw.displacement)
+    regions = [torch.as_tensor(image).as_subclass(torch.Tensor)[within] for image in images]
+    return regions, PatchDraw(draw.center - low, draw.matrix, draw.displacement, draw.mirrored)
+
+
+def sample_regions(
+    regions: Sequence[torch.Tensor], draw: PatchDraw, spatial_size: Sequence[int], modes: Sequence[str]
+) -> list[torch.Tensor]:
+    """The patches of what `crop_for_patch` gave; see `sample_patches`. In float32 also within autocast."""
     if regions[0].numel() == 0:
         return [region.new_zeros((region.shape[0], *spatial_size)) for region in regions]
-    if _keeps_voxels(inside, half):
-        return [_mirrored(region, inside, spatial_size) for region in regions]
-    return _interpolated(regions, inside, spatial_size, modes)
+    if _keeps_voxels(draw, (np.asarray(spatial_size) - 1) / 2):
+        return [_mirrored(region, draw, spatial_size) for region in regions]
+    with torch.autocast(regions[0].device.type, enabled=False):
+        return _interpolated(regions, draw, spatial_size, modes)
 
 
 def coordinates(draw: PatchDraw, spatial_size: Sequence[int]) -> torch.Tensor:
@@ -186,6 +206,8 @@ class _Grid:
         shift: Sequence[float],
         device: torch.device,
     ) -> None:
+        # Elsewhere float32 products may be of ten bits (TF32), which would put voxels a tenth off.
+        self.dtype = torch.float32 if device.type == "cpu" else torch.float64
         self.size, self.device = list(spatial_size), device
         dims = len(self.size)
         gain = np.asarray(scale)
@@ -211,7 +233,7 @@ class _Grid:
         """Coordinates of the rows from `start` to before `stop`; shape [rows, *spatial_size[1:], axes]."""
         dims, count = len(self.size), stop - start
         middle = self.size[1:-1]
-        affine = torch.empty((dims, count, *middle, 2), device=self.device)
+        affine = torch.empty((dims, count, *middle, 2), dtype=self.dtype, device=self.device)
         for axis in range(dims):
             plane = self.center[axis] + self.matrix[axis, 0] * self.along[0][start:stop].reshape(
                 [-1] + [1] * len(middle)
@@ -227,19 +249,19 @@ class _Grid:
             )
             factors = torch.cat([affine, upsampled], dim=-1)
         terms = torch.movedim(factors, 0, -2).reshape(count * math.prod(middle), -1)
-        return (terms @ self.last).reshape(count, *middle, self.size[-1], dims)
+        return (terms @ self.last).float().reshape(count, *middle, self.size[-1], dims)
 
     def _last_factors(self) -> torch.Tensor:
         """The last axis' factors, repeated for each coordinate; shape [axes * terms, last edge * axes]."""
         dims, edge = len(self.size), self.size[-1]
-        rows = [torch.ones(edge, device=self.device), self.along[-1]]
+        rows = [torch.ones(edge, dtype=self.dtype, device=self.device), self.along[-1]]
         if self.control is not None:
             rows += list(self.weights[-1].T)
         factors = torch.stack(rows)
-        repeated = torch.zeros((dims, len(rows), edge, dims), device=self.device)
+        repeated = torch.zeros((dims, len(rows), edge, dims), dtype=self.dtype, device=self.device)
         for axis in range(dims):
             repeated[axis, :, :, axis] = factors
         return repeated.reshape(dims * len(rows), edge * dims)
 
     def _tensor(self, values: npt.NDArray[np.floating[Any]]) -> torch.Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float32, device=self.device)
+        return torch.as_tensor(np.ascontiguousarray(values), dtype=self.dtype, device=self.device)

@@ -1,7 +1,6 @@
 """Resampling to the voxel size that a model was trained at, and back."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
 from monai.utils import ensure_tuple_rep
 
 from unet_bundle.errors import ConfigError, InputError
-from unet_bundle.geometry import grid_difference, spacing_of
+from unet_bundle.geometry import as_4x4, grid_difference, spacing_of
+from unet_bundle.transforms.naming import name_of
 
 SPACING_TOLERANCE = 1e-3
 """Relative difference of voxel sizes up to which a scan is used as it is: 0.9995 mm in a header passes for 1 mm."""
@@ -51,9 +51,9 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.spacing = tuple(np.nan if edge is None else float(edge) for edge in spacing)
         if not all(edge is None or (np.isfinite(edge) and edge > 0) for edge in spacing):
             raise ConfigError(f"spacing is {list(spacing)}: each voxel edge must be a positive number of mm")
+        self.spacing = [None if edge is None else float(edge) for edge in spacing]
         self.mode = ensure_tuple_rep(mode, len(self.keys))
         if not set(self.mode) <= {"bilinear", "nearest"}:
             raise ConfigError(f"mode is {mode!r}: it must be 'bilinear' or 'nearest', for all keys or one for each")
@@ -91,38 +91,26 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         shape = [int(side) for side in image.shape[1:]]
         if len(shape) != len(self.spacing):
             raise InputError(
-                f"{_name_of(image)} has {len(shape)} spatial axes, the model needs {len(self.spacing)}: "
+                f"{name_of(image, 'image')} has {len(shape)} spatial axes, the model needs {len(self.spacing)}: "
                 "give a scan like those the model was trained on"
             )
         affine = image.affine
         present = np.asarray(spacing_of(affine)[: len(shape)])
-        wanted = np.where(np.isnan(self.spacing), present, self.spacing)
+        wanted = np.array([own if edge is None else edge for edge, own in zip(self.spacing, present, strict=True)])
         agrees = np.abs(present - wanted) <= self.tolerance * wanted
         if agrees.all():
             return None
         rank = len(shape)
-        matrix = _square(affine, rank)
+        matrix = as_4x4(affine)[np.ix_([*range(rank), 3], [*range(rank), 3])]  # 3x3 for planes, as MONAI has it
         target = zoom_affine(matrix, np.where(agrees, present, wanted), diagonal=False)
         target_shape, offset = compute_shape_offset(shape, matrix, target)
         target[:rank, -1] = offset[:rank]
         return torch.as_tensor(target, dtype=torch.float64), [max(1, int(side)) for side in target_shape]
 
 
-def _square(affine: torch.Tensor, rank: int) -> Any:
-    """The affine of the first `rank` axes, as MONAI writes it for planes."""
-    matrix = np.eye(rank + 1)
-    matrix[:rank, :rank] = affine[:rank, :rank]
-    matrix[:rank, -1] = affine[:rank, -1]
-    return matrix
-
-
 def _check_same_grid(image: MetaTensor, first: MetaTensor) -> None:
     difference = grid_difference(image.shape[1:], image.affine, first.shape[1:], first.affine)
     if difference:
         raise InputError(
-            f"{_name_of(image)} is not on the grid of {_name_of(first)} ({difference}): resample it onto that"
+            f"{name_of(image, 'label')} is not on the grid of {name_of(first, 'image')} ({difference}): resample it onto that"
         )
-
-
-def _name_of(image: MetaTensor) -> str:
-    return Path(str(image.meta.get("filename_or_obj", "the image"))).name

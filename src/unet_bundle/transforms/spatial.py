@@ -19,10 +19,12 @@ from monai.transforms import MapTransform, Randomizable
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.transforms.elastic import ElasticDeformation, modes_of_keys
-from unet_bundle.transforms.sampling import PatchDraw, sample_patches
+from unet_bundle.transforms.sampling import PatchDraw, crop_for_patch, sample_patches
 
 FloatArray = npt.NDArray[np.float64]
 
+DRAW = "draw"
+"""Key under which a deferred draw travels with its item."""
 LEFT_RIGHT_AXIS = 0
 """The axis across which scans in the plan's orientation (RAS) are mirrored when left becomes right."""
 
@@ -58,6 +60,8 @@ class RandSpatiald(Randomizable, MapTransform):
         swapped_labels: pairs of values that label maps (all keys not interpolated between voxels) exchange when
             they are mirrored along the first axis: left and right organs.
         spacing: voxel sizes (mm) of the scan; None: 1 mm.
+        deferred: only draw and crop: the tensors become what the patch needs of the scan, and the draw is put under
+            ``DRAW``, for `finish` to sample the patch elsewhere, on a GPU.
 
     Raises:
         ConfigError: if an argument does not fit the number of axes, or a range is impossible.
@@ -84,6 +88,7 @@ class RandSpatiald(Randomizable, MapTransform):
         flip_prob: float = 0.5,
         swapped_labels: Sequence[Sequence[int]] = (),
         spacing: Sequence[float] | None = None,
+        deferred: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys)
         spacing = [1.0] * len(spatial_size) if spacing is None else list(spacing)
@@ -105,6 +110,7 @@ class RandSpatiald(Randomizable, MapTransform):
         self.modes = modes_of_keys(mode, self.keys)
         self.swapped_labels = [(int(left), int(right)) for left, right in swapped_labels]
         self.indices_key = indices_key
+        self.deferred = deferred
         self.drawn: PatchDraw | None = None
 
     def randomize(self, data: Mapping[Hashable, Any]) -> None:
@@ -123,22 +129,26 @@ class RandSpatiald(Randomizable, MapTransform):
         if randomize or self.drawn is None:
             self.randomize(data)
         assert self.drawn is not None  # noqa: S101  (for the type checker)
-        patches = dict(data)
-        patches.pop(self.indices_key, None)
-        drawn = self.apply([patches[key] for key in self.keys], self.drawn, self.modes)
-        return {**patches, **dict(zip(self.keys, drawn, strict=True))}
+        item = dict(data)
+        item.pop(self.indices_key, None)
+        images = [item[key] for key in self.keys]
+        if self.deferred:
+            regions, item[DRAW] = crop_for_patch(images, self.drawn, self.sampler.spatial_size)
+            # Copies: a view would take the whole scan along to another process.
+            return {**item, **{key: region.clone() for key, region in zip(self.keys, regions, strict=True)}}
+        return {**item, **dict(zip(self.keys, self._sampled(images, self.drawn), strict=True))}
 
-    def apply(self, images: Sequence[torch.Tensor], drawn: PatchDraw, modes: Sequence[str]) -> list[torch.Tensor]:
-        """The patches of several images of a scan for a draw.
+    def finish(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Sample the patch that a deferred call left, on the device that its tensors are on by now."""
+        item = dict(data)
+        drawn = item.pop(DRAW)
+        regions = [item[key] for key in self.keys]
+        return {**item, **dict(zip(self.keys, self._sampled(regions, drawn), strict=True))}
 
-        Args:
-            images: each of shape [channels, *spatial], on one grid.
-            drawn: what `randomize` drew.
-            modes: of interpolation, for each image.
-        """
+    def _sampled(self, images: Sequence[torch.Tensor], drawn: PatchDraw) -> list[torch.Tensor]:
         size = self.sampler.spatial_size
-        patches = sample_patches(images, drawn, size, modes)
-        for index, (image, mode) in enumerate(zip(images, modes, strict=True)):
+        patches = sample_patches(images, drawn, size, self.modes)
+        for index, (image, mode) in enumerate(zip(images, self.modes, strict=True)):
             if mode in ("nearest", "one-hot") and LEFT_RIGHT_AXIS in drawn.mirrored:
                 patches[index] = swap_labels(patches[index], self.swapped_labels)
             if isinstance(image, MetaTensor):

@@ -47,7 +47,7 @@ def test_another_modality_is_refused_and_a_fitting_one_found(write, tmp_path):
     write("study/ct", series=1)
     write("study/mr", series=2, modality="MR", shape=(9, 10, 5))
     assert read(tmp_path / "study", modality="MR")[0].shape == (9, 10, 5)
-    with pytest.raises(InputError, match="CT series 1 .* is CT, the model needs MR"):
+    with pytest.raises(InputError, match=r"CT series 1 .* is CT, the model needs MR"):
         read(tmp_path / "study/ct", modality="MR")
 
 
@@ -128,7 +128,7 @@ def test_enhanced_objects_are_sorted_by_their_functional_groups(synthetic, tmp_p
 
 def test_several_volumes_in_one_enhanced_object_can_be_chosen(synthetic, tmp_path):
     series, path = synthetic.write_multiframe(tmp_path, times=3)
-    with pytest.raises(InputError, match="holds 3 volumes.*TemporalPositionIndex 3"):
+    with pytest.raises(InputError, match=r"holds 3 volumes.*TemporalPositionIndex 3"):
         read(path)
     expected = series.voxels.transpose(2, 1, 0) + 10 - 1000
     np.testing.assert_array_equal(read(path, volume=2)[0], expected)

@@ -59,7 +59,8 @@ def test_every_slice_of_a_pet_has_its_own_scale(write):
 
 
 @pytest.mark.parametrize(
-    ("signed", "intercept", "dtype"), [(True, "-1024", np.int32), (False, "-1024", np.int32), (True, "0.5", np.float32)]
+    ("signed", "intercept", "dtype"),
+    [(True, "-1024", np.int16), (True, "-32000", np.int32), (False, "32000", np.int32), (True, "0.5", np.float32)],
 )
 def test_values_that_do_not_fit_sixteen_bits_get_a_wider_type(write, signed, intercept, dtype):
     series = write(signed=signed, edit=lambda _, dataset: setattr(dataset, "RescaleIntercept", intercept))

@@ -68,7 +68,7 @@ def test_missing_slices_are_interpolated_on_demand(write):
 
 def test_too_wide_a_gap_is_refused_also_where_gaps_are_interpolated(write):
     series = write(skip=(2, 3, 4))
-    with pytest.raises(InputError, match="the widest 4.0 times the usual, too wide"):
+    with pytest.raises(InputError, match=r"the widest 4\.0 times the usual, too wide"):
         read(series.folder, on_gaps="resample")
 
 
@@ -86,7 +86,7 @@ def test_a_tilted_gantry_is_refused_with_its_angle(write, orientation):
 
 
 def test_rounding_of_positions_is_no_tilt_and_no_gap(write):
-    def rounded(index, dataset):
+    def rounded(_index, dataset):
         dataset.ImagePositionPatient = [f"{float(value):.3f}" for value in dataset.ImagePositionPatient]
 
     series = write(orientation="oblique", spacing=(0.8, 0.9, 0.625), edit=rounded)
@@ -114,7 +114,7 @@ def test_two_frames_of_reference_are_refused(write):
 
 
 def test_one_slice_needs_a_thickness(write):
-    def without(index, dataset):
+    def without(_index, dataset):
         del dataset.SliceThickness
 
     array, meta = read(write("thick", shape=(5, 6, 1)).folder)

@@ -20,6 +20,53 @@ COSINE_TOLERANCE = 1e-3
 MODALITIES = ("CT", "MR", "PT")
 """Modalities whose objects are stacks of planes in patient space."""
 
+OTHER_MODALITIES = (
+    *(
+        "AR",
+        "ASMT",
+        "AU",
+        "BDUS",
+        "BI",
+        "BMD",
+        "CFM",
+        "CR",
+        "DG",
+        "DMS",
+        "DOC",
+        "DX",
+        "ECG",
+        "EEG",
+        "EMG",
+        "EOG",
+        "EPS",
+    ),
+    *("ES", "FID", "GM", "HC", "HD", "IO", "IOL", "IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "M3D", "MG", "NM", "OAM"),
+    *(
+        "OCT",
+        "OP",
+        "OPM",
+        "OPT",
+        "OPTBSV",
+        "OPTENF",
+        "OPV",
+        "OSS",
+        "OT",
+        "PA",
+        "PLAN",
+        "POS",
+        "PR",
+        "PX",
+        "REG",
+        "RESP",
+    ),
+    *("RF", "RG", "RTDOSE", "RTIMAGE", "RTINTENT", "RTPLAN", "RTRAD", "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SEG"),
+    *("SM", "SMR", "SR", "SRF", "STAIN", "TEXTUREMAP", "TG", "US", "VA", "XA", "XAPROTOCOL", "XC"),
+)
+"""The other modalities of PS3.3 C.7.3.1.1.1: known to be no such stack. What is neither here nor above is damaged."""
+
+IMAGELESS = ("1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.4.2")
+"""SOP classes of a scan's modality without an image: Raw Data and MR Spectroscopy Storage."""
+
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class UID of screenshots and scanned films; those of several frames have it as their start."""
 
@@ -71,20 +118,22 @@ class Frame:
 
 
 def left_out(header: Header) -> str | None:
-    """Why an object is none of the images that are read, or None if it may be one."""
-    modality = header.text("Modality").upper()
-    image_type = [part.upper() for part in header.dataset.get("ImageType") or []]
+    """Why an object is none of the images that are read, or None if it may be one, or a damaged one."""
     if _is_capture(header.text("SOPClassUID")):
         return "a secondary capture, not a scan"
-    if modality not in MODALITIES:
-        return (
-            f"of modality {modality[:16] or 'unknown'}, not a scan by {', '.join(MODALITIES[:-1])} or {MODALITIES[-1]}"
-        )
-    if "LOCALIZER" in image_type:
+    if header.text("SOPClassUID") in IMAGELESS:
+        return "raw data or a spectrum, not a scan"
+    modality = header.text("Modality").upper()
+    if modality in OTHER_MODALITIES:
+        return f"of modality {modality}, not a scan by {', '.join(MODALITIES[:-1])} or {MODALITIES[-1]}"
+    if is_localizer(header):
         return "a localizer, not a scan to segment"
-    if header.pixel_offset is None and "Rows" not in header.dataset:
-        return "without an image"
     return None
+
+
+def is_localizer(header: Header) -> bool:
+    """Whether an image was made to plan others."""
+    return "LOCALIZER" in [part.upper() for part in header.dataset.get("ImageType") or []]
 
 
 def _is_capture(uid: str) -> bool:
@@ -122,6 +171,8 @@ def frames_of(header: Header) -> list[Frame]:
 
 def check_image(header: Header) -> None:
     """Refuse objects whose voxels are no single grey value each, or whose size is none of a plane."""
+    if header.text("Modality").upper() not in MODALITIES:  # not shown: in a damaged header it may hold anything
+        raise InputError(f"{header.name} has no known Modality: {_REPLACE}")
     photometric = header.text("PhotometricInterpretation").upper()
     coloured = header.text("PixelPresentation").upper() in ("COLOR", "MIXED")
     if (

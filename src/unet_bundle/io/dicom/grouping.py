@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import format_shape
-from unet_bundle.io.dicom.frames import MARKS, Frame, frames_of, left_out
+from unet_bundle.io.dicom.frames import MARKS, MODALITIES, Frame, frames_of, is_localizer, left_out
 from unet_bundle.io.dicom.headers import Header
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,9 @@ PIXEL_SPACING_TOLERANCE = 1e-4
 
 SAME_POSITION_MM = 1e-3
 """Distance below which two planes are at the same position: rounding of decimal strings."""
+
+_CODE = re.compile(r"[A-Z0-9_. \\/+-]{1,64}")
+_UID = re.compile(r"[0-9.]{1,64}")  # in a damaged header an element may hold another's text, also a name
 
 UID_ENDING = 12
 """How many characters of a series UID messages show."""
@@ -51,8 +55,8 @@ class Volume:
 
     @property
     def modality(self) -> str:
-        """Modality, in capitals."""
-        return self.headers[0].text("Modality").upper()
+        """One of `MODALITIES`, else "unknown"."""
+        return _modality(self.headers[0])
 
     @property
     def name(self) -> str:
@@ -71,9 +75,18 @@ class Volume:
 
 def series_name(header: Header) -> str:
     """Name of a series for messages; descriptions and file names are left out, since people put names there."""
-    number, uid = header.numbers("SeriesNumber", 1), header.text("SeriesInstanceUID")
-    ending = f" ({'...' if len(uid) > UID_ENDING else ''}{uid[-UID_ENDING:]})" if uid else ""
-    return f"{header.text('Modality').upper()[:16]} series{f' {number[0]:g}' if number else ''}{ending}"
+    modality, uid = _modality(header), header.text("SeriesInstanceUID")
+    try:
+        number = header.numbers("SeriesNumber", 1)
+    except InputError:
+        number = None
+    shown = f"{'...' if len(uid) > UID_ENDING else ''}{uid[-UID_ENDING:]}" if _UID.fullmatch(uid) else ""
+    return f"{modality} series{f' {number[0]:g}' if number else ''}{f' ({shown})' if shown else ''}"
+
+
+def _modality(header: Header) -> str:
+    modality = header.text("Modality").upper()
+    return modality if modality in MODALITIES else "unknown"
 
 
 def find_volumes(headers: Sequence[Header]) -> tuple[list[Volume], Counter[str]]:
@@ -91,8 +104,21 @@ def find_volumes(headers: Sequence[Header]) -> tuple[list[Volume], Counter[str]]
     for header, reason in zip(headers, reasons, strict=True):
         if reason is None:
             series[header.text("SeriesInstanceUID")].append(header)
-    ordered = sorted(series.values(), key=_series_order)
-    volumes = [volume for group in ordered for volume in _volumes_of_series(group)]
+    foreign = {
+        header.text("SeriesInstanceUID")
+        for header, reason in zip(headers, reasons, strict=True)
+        if reason is not None and not is_localizer(header)
+    }
+    ordered = sorted(series.items(), key=lambda item: _series_order(item[1]))
+    volumes = []
+    for uid, group in ordered:
+        found = _volumes_of_series(group)
+        if uid and uid in foreign:  # a damaged or mislabelled slice would go missing without a trace
+            problem = InputError(
+                f"{series_name(group[0])} also holds objects that are no scan: export the series again from its source"
+            )
+            found = [Volume(tuple(group), (), problem=problem)]
+        volumes += found
     return volumes, Counter(reason for reason in reasons if reason is not None)
 
 
@@ -214,7 +240,7 @@ def _split_repeats(frames: list[Frame], name: str) -> list[tuple[str, list[Frame
         if once and len(parts) == repeats:
             used = [k for i, k in enumerate(keywords) if len({values[i] for values in parts}) > 1]
             return [
-                (", ".join(f"{k} {v or 'none'}" for k, v in zip(keywords, values, strict=True) if k in used), part)
+                (", ".join(f"{k} {_shown(v)}" for k, v in zip(keywords, values, strict=True) if k in used), part)
                 for values, part in sorted(parts.items(), key=lambda item: tuple(map(_natural, item[0])))
             ]
     raise InputError(
@@ -228,3 +254,8 @@ def _natural(value: str) -> tuple[float, str]:
         return float(value), value
     except ValueError:
         return float("inf"), value
+
+
+def _shown(value: str) -> str:
+    """A mark for people, unless it is no number or code: see `_UID`."""
+    return value if _CODE.fullmatch(value) else "other" if value else "none"

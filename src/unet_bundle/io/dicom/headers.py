@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from unet_bundle.errors import ConfigError, InputError
-from unet_bundle.io.dicom.sources import PREAMBLE, Source, looks_like_dicom
+from unet_bundle.io.dicom.sources import PREAMBLE, Source, may_be_dicom, says_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-logger = logging.getLogger(__name__)
+# pydicom warns of damaged values with the values, which may be a patient's; what is used of them is checked here.
+logging.getLogger("pydicom").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
 
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that read and decode files at a time."""
@@ -49,6 +52,9 @@ KEYWORDS = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """All that is read of a header: nothing that names a patient."""
+
+MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
+"""SOP class UID of a DICOMDIR: it lists files, which are found without it."""
 
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _REPLACE = "get a fresh copy of it"
@@ -149,7 +155,6 @@ def read_headers(sources: Sequence[Source]) -> list[Header]:
     if int(pydicom.__version__.split(".")[0]) < 3:
         raise ConfigError(f"reading DICOM needs pydicom 3, found {pydicom.__version__}: pip install 'pydicom>=3'")
     total = len(sources)
-    # Validation would warn with the values it finds, patients' among them; what is used is checked here.
     with pydicom.config.disable_value_validation(), ThreadPoolExecutor(WORKERS) as pool:
         headers = list(pool.map(lambda pair: _read_header(pair[1], pair[0], total), enumerate(sources, 1)))
     found = [header for header in headers if header is not None]
@@ -162,7 +167,8 @@ def _read_header(source: Source, number: int, count: int) -> Header | None:
     name = file_label(number, count)
     try:
         start = source.read(HEADER_BYTES)
-        if not looks_like_dicom(start):
+        claimed = says_dicom(source, start)
+        if not claimed and not may_be_dicom(start):
             return None
         parsed = _parse(start)
         if parsed is None or (parsed[2] is None and len(start) == HEADER_BYTES):
@@ -171,13 +177,16 @@ def _read_header(source: Source, number: int, count: int) -> Header | None:
         raise InputError(f"{name} cannot be read ({error.strerror}): check its permissions") from None
     except (zipfile.BadZipFile, zlib.error):
         parsed = None
-    if parsed is None:
-        if start[PREAMBLE : PREAMBLE + 4] != b"DICM":  # it only began like an old one
+    if parsed is not None and parsed[0].file_meta.get("MediaStorageSOPClassUID") == MEDIA_STORAGE_DIRECTORY:
+        return None
+    known = parsed is not None and any(
+        parsed[0].get(keyword) for keyword in ("SOPClassUID", "SeriesInstanceUID", "Rows")
+    )
+    if parsed is None or not known:
+        if not claimed:
             return None
         raise InputError(f"{name} is damaged or cut short, its header cannot be read: {_REPLACE}")
     dataset, syntax, offset = parsed
-    if not any(dataset.get(keyword) for keyword in ("SOPClassUID", "SeriesInstanceUID", "Rows")):
-        return None
     return Header(source, number, count, dataset, syntax, offset)
 
 

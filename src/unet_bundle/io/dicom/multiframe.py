@@ -59,10 +59,10 @@ def _frame(header: Header, index: int, groups: "Dataset", shared: "Dataset | Non
     return make_frame(
         header,
         index=index,
-        position=plane and header.numbers("ImagePositionPatient", 3, plane),
-        orientation=orientation and header.numbers("ImageOrientationPatient", 6, orientation),
-        pixel_spacing=measures and header.numbers("PixelSpacing", 2, measures),
-        depth=measures and header.number_of("SliceThickness", measures),
+        position=None if plane is None else header.numbers("ImagePositionPatient", 3, plane),
+        orientation=None if orientation is None else header.numbers("ImageOrientationPatient", 6, orientation),
+        pixel_spacing=None if measures is None else header.numbers("PixelSpacing", 2, measures),
+        depth=None if measures is None else header.number_of("SliceThickness", measures),
         rescale=rescale_of(header, rescale),
         marks=marks,
     )

@@ -1,8 +1,6 @@
 """Voxels of sorted planes: decoded in parallel, cut to the bits that count, rescaled."""
 
 import io
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from unet_bundle.io.dicom.frames import Frame
 from unet_bundle.io.dicom.headers import (
     DEFLATED,
     EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     NATIVE,
     WORKERS,
@@ -77,20 +76,13 @@ def read_voxels(frames: Sequence[Frame], name: str) -> npt.NDArray[Any]:
     for place, frame in enumerate(frames):
         by_header[frame.header].append((place, frame))
     layouts = {header: _layout(header) for header in by_header}
-    voxels = np.empty((len(frames), rows, columns), _voxel_type(frames, layouts))
-
-    def fill(header: Header) -> None:
-        layout = layouts[header]
-        pictures = _pictures(header, layout, sorted({frame.index for _, frame in by_header[header]}))
-        for place, frame in by_header[header]:
-            top, left = frame.corner
-            plane = pictures[frame.index][top : top + rows, left : left + columns]
-            _rescale(_significant(plane, layout), frame, voxels[place])
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for _ in pool.map(fill, by_header):
-            pass
-    return voxels
+    for kind in _voxel_types(frames, layouts):
+        voxels = np.empty((len(frames), rows, columns), kind)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            work = pool.map(lambda item: _fill(item[0], layouts[item[0]], item[1], voxels), by_header.items())  # noqa: B023
+            if all(work):
+                return voxels
+    raise InputError(f"{name} has voxel values beyond {kind}: {_REPLACE}")
 
 
 def padding_value(frame: Frame) -> float | None:
@@ -114,15 +106,27 @@ def _layout(header: Header) -> _Layout:
     return _Layout(header.whole("Rows", 1, 2**16), header.whole("Columns", 1, 2**16), stored_type, stored, count)
 
 
-def _voxel_type(frames: Sequence[Frame], layouts: dict[Header, _Layout]) -> np.dtype[Any]:
-    if any(frame.slope != 1 or frame.intercept != int(frame.intercept) for frame in frames):
-        return np.dtype(np.float32)
-    low = min(layouts[frame.header].extent[0] + int(frame.intercept) for frame in frames)
-    high = max(layouts[frame.header].extent[1] + int(frame.intercept) for frame in frames)
-    for kind in (np.int16, np.int32):
-        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return np.dtype(kind)
-    return np.dtype(np.float32)
+def _voxel_types(frames: Sequence[Frame], layouts: dict[Header, _Layout]) -> list[np.dtype[Any]]:
+    """Types to try, the smallest first: which fits is known when the voxels are."""
+    whole = all(frame.slope == 1 and frame.intercept == int(frame.intercept) for frame in frames)
+    small = all(layout.stored_type.itemsize <= 2 for layout in layouts.values())
+    if not (whole and small):
+        return [np.dtype(np.float32)]
+    return [np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32)]
+
+
+def _fill(header: Header, layout: _Layout, places: Sequence[tuple[int, Frame]], voxels: npt.NDArray[Any]) -> bool:
+    """Put the planes of a file to their places in `voxels`; False if a value does not fit its type."""
+    place, frame = places[0]
+    if len(places) == 1 and _read_into(header, layout, voxels[place]):
+        return _rescale(_significant(voxels[place].view(layout.stored_type), layout), frame, voxels[place])
+    pictures = _pictures(header, layout, sorted({frame.index for _, frame in places}))
+    fits = True
+    for place, frame in places:
+        (top, left), (rows, columns) = frame.corner, frame.shape
+        plane = pictures[frame.index][top : top + rows, left : left + columns]
+        fits = fits and _rescale(_significant(plane, layout), frame, voxels[place])
+    return fits
 
 
 def _significant(plane: npt.NDArray[Any], layout: _Layout) -> npt.NDArray[Any]:
@@ -134,58 +138,85 @@ def _significant(plane: npt.NDArray[Any], layout: _Layout) -> npt.NDArray[Any]:
     if plane.min() >= low and plane.max() <= high:
         return plane
     native = plane.astype(plane.dtype.newbyteorder("="))
-    return np.right_shift(np.left_shift(native, unused), unused)  # arithmetic for signed types
+    shifted: npt.NDArray[Any] = np.right_shift(np.left_shift(native, unused), unused)  # keeps the sign of signed types
+    return shifted
 
 
-def _rescale(plane: npt.NDArray[Any], frame: Frame, into: npt.NDArray[Any]) -> None:
+def _rescale(plane: npt.NDArray[Any], frame: Frame, into: npt.NDArray[Any]) -> bool:
+    """Stored values, which `into` may hold itself, to values in their unit; False if they do not fit."""
     if into.dtype.kind == "f":
         into[...] = plane * np.float64(frame.slope) + frame.intercept
-    elif frame.intercept == 0:
+        return True
+    limits, intercept = np.iinfo(into.dtype), int(frame.intercept)
+    if int(plane.min()) + min(intercept, 0) < limits.min or int(plane.max()) + max(intercept, 0) > limits.max:
+        return False
+    if not np.may_share_memory(plane, into):
         into[...] = plane
-    else:
-        np.add(plane, into.dtype.type(frame.intercept), out=into, dtype=into.dtype, casting="unsafe")
+    if intercept:
+        into += into.dtype.type(intercept)
+    return True
+
+
+def _read_into(header: Header, layout: _Layout, plane: npt.NDArray[Any]) -> bool:
+    """Read the one frame of an uncompressed file straight into its place, if its bytes can stand there as they are."""
+    plain = header.source.member is None and header.transfer_syntax in (IMPLICIT_LITTLE, EXPLICIT_LITTLE)
+    same = plane.shape == (layout.rows, layout.columns) and plane.dtype.itemsize == layout.stored_type.itemsize
+    if not (plain and same and layout.count == 1 and plane.dtype.kind != "f"):
+        return False
+    with header.source.path.open("rb", buffering=0) as file:
+        file.seek(header.pixel_offset or 0)
+        start = _start_of_pixels(header, layout, file.read(12))
+        file.seek((header.pixel_offset or 0) + start)
+        if file.readinto(plane.reshape(-1).view(np.uint8).data) != layout.frame_bytes:
+            raise _cut_short(header)
+    return True
+
+
+def _start_of_pixels(header: Header, layout: _Layout, element: bytes) -> int:
+    """Where the pixels begin in their element, whose first twelve bytes these are.
+
+    Raises:
+        InputError: if it is not as long as the header demands.
+    """
+    order: Literal["big", "little"] = "big" if header.transfer_syntax == EXPLICIT_BIG else "little"
+    start = 12 if header.transfer_syntax != IMPLICIT_LITTLE and element[4:6] in _LONG_FORM else 8
+    length = int.from_bytes(element[start - 4 : start], order)
+    needed = layout.frame_bytes * layout.count
+    # One byte more pads odd lengths; anything else means that size or type in the header are wrong.
+    if element_tag(element, header.transfer_syntax) != _PIXEL_DATA or length not in (needed, needed + needed % 2):
+        raise _cut_short(header)
+    return start
+
+
+def _cut_short(header: Header) -> InputError:
+    return InputError(f"{header.name} is cut short, or its pixels are not those of its header: {_REPLACE}")
 
 
 def _pictures(header: Header, layout: _Layout, indices: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
     """Decoded frames of a file by their index."""
-    damaged = InputError(f"{header.name} is damaged or cut short, its voxels cannot be read: {_REPLACE}")
     try:
         contents = header.source.read()
         if header.transfer_syntax == DEFLATED:
             contents = inflated(contents)
         if header.transfer_syntax in (*NATIVE, DEFLATED):
             return _native(header, layout, contents, indices)
-        if not _is_complete(contents, header.pixel_offset or 0):
-            raise damaged
         return _decoded(header, layout, contents, indices)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise damaged from None
     except InputError:
         raise
-    except MemoryError:
-        raise damaged from None
     except NotImplementedError:
         raise InputError(f"{header.name} is in a transfer syntax that is not read: export it uncompressed") from None
-    except Exception as error:  # noqa: BLE001 - decoders raise many kinds for damaged bytes; all mean the same
-        raise damaged from error
+    except (Exception, MemoryError) as error:  # decoders raise many kinds for damaged bytes; all mean the same
+        raise InputError(f"{header.name} is damaged, its voxels cannot be read: {_REPLACE}") from error
 
 
 def _native(header: Header, layout: _Layout, contents: bytes, indices: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
-    offset = header.pixel_offset or 0
-    big = header.transfer_syntax == EXPLICIT_BIG
-    order: Literal["big", "little"] = "big" if big else "little"
-    start = offset + 8
-    if header.transfer_syntax != IMPLICIT_LITTLE and contents[offset + 4 : offset + 6] in _LONG_FORM:
-        start = offset + 12
-    length = int.from_bytes(contents[start - 4 : start], order)
-    tag = element_tag(contents[offset : offset + 4], header.transfer_syntax)
-    needed = layout.frame_bytes * layout.count
-    # One byte more pads odd lengths; anything else means that size or type in the header are wrong.
-    if tag != _PIXEL_DATA or length not in (needed, needed + needed % 2) or len(contents) < start + needed:
-        raise InputError(f"{header.name} is cut short, or its pixels are not those of its header: {_REPLACE}")
+    offset, needed = header.pixel_offset or 0, layout.frame_bytes * layout.count
+    words = header.transfer_syntax == EXPLICIT_BIG and contents[offset + 4 : offset + 6] == b"OW"
+    start = offset + _start_of_pixels(header, layout, contents[offset : offset + 12])
+    if len(contents) < start + needed:
+        raise _cut_short(header)
     shape = (layout.rows, layout.columns)
-    swapped = big and layout.stored_type.itemsize == 1 and contents[offset + 4 : offset + 6] == b"OW"
-    if swapped:
+    if words and layout.stored_type.itemsize == 1:  # two voxels a word
         contents = contents[:start] + np.frombuffer(contents, "<u2", needed // 2, start).byteswap().tobytes()
     return {
         index: np.ndarray(shape, layout.stored_type, contents, start + index * layout.frame_bytes) for index in indices
@@ -193,8 +224,10 @@ def _native(header: Header, layout: _Layout, contents: bytes, indices: Sequence[
 
 
 def _decoded(header: Header, layout: _Layout, contents: bytes, indices: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels.utils import iter_pixels
 
+    if not _is_complete(contents, header.pixel_offset or 0):
+        raise _cut_short(header)
     planes = iter_pixels(io.BytesIO(contents), indices=list(indices), raw=True)
     pictures = dict(zip(indices, planes, strict=True))
     if any(picture.shape != (layout.rows, layout.columns) for picture in pictures.values()):

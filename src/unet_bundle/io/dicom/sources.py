@@ -23,6 +23,9 @@ DICOMDIR = "DICOMDIR"
 _OLD_STYLE_STARTS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 """First bytes of files without preamble: group 0008 or 0002, or 0008 in big endian."""
 
+_FIRST_ELEMENT = b"\x02\0\0\0"
+"""Tag of the first element after the preamble."""
+
 FilePath = str | PathLike[str]
 
 
@@ -59,9 +62,20 @@ class Source:
             return archive.getinfo(self.member).file_size
 
 
-def looks_like_dicom(start: bytes) -> bool:
-    """Whether a file that begins with these bytes (132 or more) may hold a DICOM data set."""
-    return start[PREAMBLE : PREAMBLE + 4] == MAGIC or start.startswith(_OLD_STYLE_STARTS)
+def says_dicom(source: Source, start: bytes) -> bool:
+    """Whether a file claims to be DICOM: if it cannot be parsed, it is damaged, and a slice may be lost with it.
+
+    Args:
+        source: the file, whose name may end in ``.dcm``.
+        start: its first bytes, 136 at least.
+    """
+    marks = start[PREAMBLE : PREAMBLE + 4], start[PREAMBLE + 4 : PREAMBLE + 8]
+    return MAGIC in marks[:1] or _FIRST_ELEMENT in marks or (source.member or source.path.name).lower().endswith(".dcm")
+
+
+def may_be_dicom(start: bytes) -> bool:
+    """Whether a file with these first bytes may be an old one, without preamble."""
+    return start.startswith(_OLD_STYLE_STARTS)
 
 
 def is_dicom_path(path: FilePath) -> bool:
@@ -80,7 +94,7 @@ def find_sources(paths: FilePath | Sequence[FilePath]) -> list[Source]:
     """All files behind what was given, sorted by path; hidden files and links to folders are left out.
 
     Args:
-        paths: a file, a folder (searched to the bottom), a DICOMDIR (its folder is searched), a zip archive, or several.
+        paths: a file, a folder (searched to the bottom), a DICOMDIR (its folder is), a zip archive, or several.
 
     Raises:
         InputError: if one does not exist or cannot be opened, is a damaged or encrypted archive, or holds too much. No
@@ -88,13 +102,13 @@ def find_sources(paths: FilePath | Sequence[FilePath]) -> list[Source]:
     """
     given = [paths] if isinstance(paths, (str, PathLike)) else list(paths)
     found: set[Source] = set()
-    for each in map(Path, given):
-        try:
+    try:
+        for each in map(Path, given):
             found.update(_below(each))
-        except OSError as error:
-            raise InputError(f"the DICOM input cannot be read ({error.strerror}): check the path") from None
-        except (zipfile.BadZipFile, NotImplementedError, ValueError):
-            raise InputError("the zip archive with the DICOM input is damaged: get a fresh copy of it") from None
+    except OSError as error:
+        raise InputError(f"the DICOM input cannot be read ({error.strerror}): check the path") from None
+    except (zipfile.BadZipFile, NotImplementedError):
+        raise InputError("the zip archive with the DICOM input is damaged: get a fresh copy of it") from None
     return sorted(found, key=lambda source: (str(source.path), source.member or ""))
 
 
@@ -118,7 +132,7 @@ def _members(path: Path) -> list[Source]:
         members = [member for member in archive.infolist() if not member.is_dir()]
         if len(members) > MAX_FILES or any(member.file_size > MAX_MEMBER_BYTES for member in members):
             raise InputError(
-                f"the zip archive holds more than {MAX_FILES} files or one above {MAX_MEMBER_BYTES >> 20} MiB: unpack it"
+                f"the zip archive holds over {MAX_FILES} files or one above {MAX_MEMBER_BYTES >> 20} MiB: unpack it"
             )
         if any(member.flag_bits & 1 for member in members):
             raise InputError("the zip archive with the DICOM input is encrypted: unpack it first")

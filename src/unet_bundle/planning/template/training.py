@@ -31,8 +31,8 @@ MAX_SAMPLES_PER_CLASS = 10_000
 """Voxels of a class that are remembered as possible middles of patches, spread evenly over it."""
 
 
-def _random_transforms(plan: Plan) -> list[Config]:
-    """Draw a patch with foreground oversampling, turned, zoomed, mirrored; change intensities (nnU-Net's recipe)."""
+def _patch_transforms(plan: Plan) -> list[Config]:
+    """What the loader does anew for every patch: draw it, and change intensities or leave both to the device."""
     both: Mapping[str, Any] = {"keys": ["image", "label"]}
     label_type = "$torch.uint8" if len(plan.labels) <= 256 else "$torch.float32"
     return [
@@ -45,37 +45,55 @@ def _random_transforms(plan: Plan) -> list[Config]:
             "max_samples_per_class": MAX_SAMPLES_PER_CLASS,
         },
         *_slicing(plan),
-        {
-            "_target_": "unet_bundle.transforms.RandSpatiald",
-            **both,
-            "spatial_size": "@patch_size",
-            "mode": ["bilinear", "nearest"],
-            "indices_key": "label_indices",
-            "foreground_fraction": "@foreground_fraction" if plan.slice_axis is None else 1.0,
-            "rotate_range": _rotation(plan),
-            "rotate_prob": 0.3,
-            "zoom_range": [0.7, 1.4],
-            "zoom_prob": 0.3,
-            "flip_axes": _mirror_axes(plan),
-            "spacing": _spacing(plan),
-        },
-        {"_target_": "RandGaussianNoised", "keys": "image", "prob": 0.1, "std": 0.3},
-        {
-            "_target_": "RandGaussianSmoothd",
-            "keys": "image",
-            "prob": 0.1,
-            **{f"sigma_{axis}": [0.5, 1.0] for axis in "xyz"[: plan.spatial_dims]},
-        },
-        {"_target_": "RandScaleIntensityd", "keys": "image", "prob": 0.15, "factors": 0.25},
-        {
-            "_target_": "RandSimulateLowResolutiond",
-            "keys": "image",
-            "prob": 0.15,
-            "zoom_range": [0.5, 1.0],
-            **({"upsample_mode": "bilinear"} if plan.spatial_dims == 2 else {}),  # MONAI's default is trilinear
-        },
-        {"_target_": "RandAdjustContrastd", "keys": "image", "prob": 0.3, "gamma": [0.7, 1.5], "retain_stats": True},
+        "@train::spatial",
+        "@train::intensity",
     ]
+
+
+def _spatial(plan: Plan) -> Config:
+    """Draw a patch with foreground oversampling, turned, zoomed and mirrored (nnU-Net's recipe)."""
+    return {
+        "_target_": "unet_bundle.transforms.RandSpatiald",
+        "keys": ["image", "label"],
+        "spatial_size": "@patch_size",
+        "mode": ["bilinear", "nearest"],
+        "indices_key": "label_indices",
+        "foreground_fraction": "@foreground_fraction" if plan.slice_axis is None else 1.0,
+        "rotate_range": _rotation(plan),
+        "rotate_prob": 0.3,
+        "zoom_range": [0.7, 1.4],
+        "zoom_prob": 0.3,
+        "flip_axes": _mirror_axes(plan),
+        "spacing": _spacing(plan),
+        "deferred": "@augment_on_device",
+    }
+
+
+def _intensity(plan: Plan) -> Config:
+    """Noise, blur, brightness, low resolution and gamma, as nnU-Net draws them; by MONAI's transforms."""
+    image: Mapping[str, Any] = {"keys": "image"}
+    return {
+        "_target_": "unet_bundle.transforms.RandIntensityd",
+        "transforms": [
+            {"_target_": "RandGaussianNoised", **image, "prob": 0.1, "std": 0.3},
+            {
+                "_target_": "RandGaussianSmoothd",
+                **image,
+                "prob": 0.1,
+                **{f"sigma_{axis}": [0.5, 1.0] for axis in "xyz"[: plan.spatial_dims]},
+            },
+            {"_target_": "RandScaleIntensityd", **image, "prob": 0.15, "factors": 0.25},
+            {
+                "_target_": "RandSimulateLowResolutiond",
+                **image,
+                "prob": 0.15,
+                "zoom_range": [0.5, 1.0],
+                **({"upsample_mode": "bilinear"} if plan.spatial_dims == 2 else {}),  # MONAI's default is trilinear
+            },
+            {"_target_": "RandAdjustContrastd", **image, "prob": 0.3, "gamma": [0.7, 1.5], "retain_stats": True},
+        ],
+        "deferred": "@augment_on_device",
+    }
 
 
 def _slicing(plan: Plan) -> list[Config]:
@@ -148,6 +166,7 @@ def train_config(plan: Plan) -> Config:
         "sw_batch_size": plan.batch_size,
         "num_workers": plan.num_workers,
         "cache_bytes": None,
+        "augment_on_device": "$@device.type == 'cuda'",
         "num_classes": len(plan.labels),
         **stated_values(plan),
         **grid(plan),
@@ -172,7 +191,9 @@ def train_config(plan: Plan) -> Config:
         "events": {"_target_": "unet_bundle.training.EventWriter", "folder": "@output_dir", "resume": "@resume"},
         "train": {
             "deterministic_transforms": loading(plan, ["image", "label"]),
-            "random_transforms": _random_transforms(plan),
+            "spatial": _spatial(plan),
+            "intensity": _intensity(plan),
+            "random_transforms": _patch_transforms(plan),
             "preprocessing": {
                 "_target_": "Compose",
                 "transforms": "$@train::deterministic_transforms + @train::random_transforms",
@@ -197,6 +218,12 @@ def train_config(plan: Plan) -> Config:
                 "num_workers": "@num_workers",
                 "persistent_workers": "$@num_workers > 0",
                 "pin_memory": "$@device.type == 'cuda'",
+                "collate_fn": {"_target_": "unet_bundle.training.collate", "_mode_": "callable"},
+            },
+            "prepare_batch": {
+                "_target_": "unet_bundle.training.PrepareBatch",
+                "spatial": "@train::spatial",
+                "intensity": "@train::intensity",
             },
             "inferer": {"_target_": "SimpleInferer"},
             "postprocessing": {
@@ -270,6 +297,7 @@ def train_config(plan: Plan) -> Config:
                 "network": "@network",
                 "optimizer": "@optimizer",
                 "loss_function": "@loss",
+                "prepare_batch": "@train::prepare_batch",
                 "inferer": "@train::inferer",
                 "iteration_update": {
                     "_target_": "unet_bundle.training.TrainStep",

@@ -1,0 +1,133 @@
+"""Wherever the files of a series lie, it is the same series."""
+
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from unet_bundle.errors import InputError
+from unet_bundle.io import LoadImaged
+from unet_bundle.io.dicom import DicomSeriesReader
+
+
+def read(path, **options):
+    reader = DicomSeriesReader(**options)
+    return reader.get_data(reader.read(path))
+
+
+def zipped(series, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in series.files:
+            archive.write(file, f"study/deep/{file.stem}")
+        archive.writestr("study/report.txt", "text")
+    return path
+
+
+def test_folders_files_and_archives_give_the_same_volume(write, tmp_path):
+    series = write("PLANTED^NAME/deep/er")
+    (tmp_path / "PLANTED^NAME" / "DICOMDIR").write_bytes(bytes(128) + b"DICM, a list of files")
+    (tmp_path / "PLANTED^NAME" / "notes.txt").write_text("text")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for number, file in enumerate(series.files):
+        shutil.copy(file, bare / f"IM{number}")
+    expected, meta = read(series.folder)
+    for given in (
+        tmp_path / "PLANTED^NAME",
+        tmp_path / "PLANTED^NAME" / "DICOMDIR",
+        [str(file) for file in series.files],
+        bare,
+        zipped(series, tmp_path / "series.zip"),
+    ):
+        assert DicomSeriesReader().verify_suffix(given)
+        array, other = read(given)
+        np.testing.assert_array_equal(array, expected)
+        np.testing.assert_array_equal(other["affine"], meta["affine"])
+
+
+def test_several_folders_are_channels_if_they_share_a_grid(write):
+    first, second = write("a", seed=1), write("b", seed=2)
+    other = write("c", seed=3, origin=(0, 0, 0))
+    array, meta = read([first.folder, second.folder])
+    np.testing.assert_array_equal(array, np.stack([first.voxels, second.voxels]).transpose(0, 3, 2, 1))
+    assert meta["original_channel_dim"] == 0
+    with pytest.raises(InputError, match=r"is not on the grid of CT series 0 .*corners up to"):
+        read([first.folder, other.folder])
+
+
+def test_the_loading_transform_of_every_config_reads_it(write, tmp_path):
+    series = write("PLANTED^NAME", shape=(12, 10, 8))
+    load = LoadImaged(keys="image", channels=1)
+    for given in (series.folder, zipped(series, tmp_path / "PLANTED^NAME.zip")):
+        image = load({"image": str(given)})["image"]
+        assert image.shape == (1, 12, 10, 8)
+        assert image.dtype == torch.float32
+        np.testing.assert_array_equal(image[0].numpy(), series.voxels.transpose(2, 1, 0))
+        assert image.meta["filename_or_obj"] == "1.2.826.0.1.3680043.8.498.0.0.2", "results are named after it"
+    with pytest.raises(InputError, match=r"^the DICOM input has 1 channel, the model needs 2"):
+        LoadImaged(keys="image", channels=2)({"image": str(series.folder)})
+
+
+def test_no_other_reader_takes_what_is_refused(write):
+    series = write(skip=(3,))
+    with pytest.raises(InputError, match=r"lacks 1 slice at 16\.0 mm"):
+        LoadImaged(keys="image")({"image": str(series.folder)})
+
+
+def test_what_is_no_dicom_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_bytes(b"no archive")
+    (tmp_path / "cut.dcm").write_bytes(b"")
+    for given, words in (
+        ("empty", "no DICOM file was found"),
+        ("missing", "does not exist"),
+        ("text.zip", "no DICOM file was found"),
+        ("cut.dcm", "damaged or cut short"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read(tmp_path / given)
+
+
+def test_links_in_a_circle_end(write):
+    series = write()
+    (series.folder / "again").symlink_to(series.folder)
+    assert read(series.folder)[0].shape == (12, 10, 8)
+
+
+def test_no_message_names_a_patient(write, synthetic, caplog, tmp_path):
+    """Every refusal and warning of series whose folder, files, name, id and birth date are planted."""
+    name, number, born = synthetic.PLANTED
+
+    def refusal(part, **options):
+        folder = f"{part}/{name}/{born}"
+        series = write(folder, **options)
+        for index, path in enumerate(series.files):
+            path.rename(path.with_name(f"{number}_{name}_{index}.dcm"))
+        with pytest.raises(InputError) as refused:
+            read(tmp_path / part / name)
+        return str(refused.value)
+
+    def cut(index, dataset):
+        if index == 2:
+            dataset.PixelData = dataset.PixelData[:50]
+
+    def again(index, dataset):
+        dataset.ImagePositionPatient[2] = str(2 * (index // 2))
+
+    messages = [
+        refusal("gap", skip=(3,)),
+        refusal("tilt", lean=(0, 0.3)),
+        refusal("cut", edit=cut),
+        refusal("again", edit=again),
+        refusal("seg", edit=lambda _, dataset: setattr(dataset, "Modality", "SEG")),
+        refusal("odd", edit=lambda _, dataset: setattr(dataset, "Modality", name)),
+        refusal("color", edit=lambda _, dataset: setattr(dataset, "SamplesPerPixel", 3)),
+    ]
+    shutil.copytree(tmp_path / "gap", tmp_path / "both/gap")
+    shutil.copytree(tmp_path / "tilt", tmp_path / "both/tilt")
+    with pytest.raises(InputError) as refused:
+        read(tmp_path / "both")
+    text = " ".join([*messages, str(refused.value), caplog.text])
+    assert not any(planted in text for planted in synthetic.PLANTED), text
