@@ -56,7 +56,9 @@ def compress(source: Path, target: Path) -> None:
     """The same series as JPEG 2000 lossless, written by SimpleITK's GDCM and given its elements back."""
     target.mkdir()
     for path in sorted(source.iterdir()):
-        image = sitk.ReadImage(str(path))
+        image = sitk.Cast(
+            sitk.ReadImage(str(path)), sitk.sitkInt16
+        )  # GDCM rescales to 32 bits, which JPEG 2000 has not
         writer = sitk.ImageFileWriter()
         writer.KeepOriginalImageUIDOn()
         writer.UseCompressionOn()
