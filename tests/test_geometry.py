@@ -15,6 +15,7 @@ from unet_bundle.geometry import (
     obliquity_degrees,
     orientation_of,
     ras_to_lps,
+    slices_affine,
     spacing_of,
 )
 
@@ -122,3 +123,13 @@ def test_orientation_and_obliquity():
 def test_what_is_no_affine_of_a_scan_is_refused_by_name(affine, message):
     with pytest.raises(InputError, match=f"scan.nii has .*{message}"):
         check_affine(affine, "scan.nii")
+
+
+@given(affine=affines(), column=st.integers(0, 500), row=st.integers(0, 500), number=st.integers(0, 200))
+def test_slices_affine_is_dicoms_own_equation(affine, column, row, number):
+    """PS3.3 C.7.6.2.1.1: PixelSpacing counts rows first, ImageOrientationPatient the direction along a row."""
+    spacing = spacing_of(affine)
+    axes = (affine[:3, :3] / spacing).T
+    stack = slices_affine(axes[:2], (spacing[1], spacing[0]), affine[:3, 3], affine[:3, 2])
+    place = affine[:3, 3] + column * spacing[0] * axes[0] + row * spacing[1] * axes[1] + number * affine[:3, 2]
+    np.testing.assert_allclose((stack @ [column, row, number, 1])[:3], place, atol=1e-6)

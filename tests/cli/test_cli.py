@@ -255,6 +255,22 @@ def test_train_dry_run_forecasts(bundle: Path, phantom_data: Path, capsys: pytes
     assert (bundle / "models" / "model.pt").read_bytes() == weights
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_there_must_be_a_run_to_resume(
+    dry: list[str], bundle: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(bundle), str(phantom_data), "--resume", *dry]) == 1
+    assert "fold_0/last.pt is missing, there is no run to resume: start anew without --resume" in last_error(capsys)
+    assert not (bundle / "runs").exists()
+
+
+def test_a_patch_that_the_network_cannot_take_is_refused_in_one_line(
+    bundle: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(bundle), str(phantom_data), "--patch_size", "[8, 8, 4]", "--dry-run"]) != 0
+    assert "shrinks to a single voxel" in last_error(capsys)
+
+
 def test_evaluate_dry_run(bundle: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(bundle), str(phantom_data), "--dry-run", "--part", "all"]) == 0
     assert "6 cases; nothing was run" in capsys.readouterr().out

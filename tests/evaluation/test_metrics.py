@@ -52,7 +52,7 @@ def reference(prediction: np.ndarray, label: np.ndarray, spacing: Any, tolerance
     near = (there <= tolerance).sum() + (back <= tolerance).sum()
     overlap = 2.0 * (prediction & label).sum() / (prediction.sum() + label.sum())
     hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
-    difference = (int(prediction.sum()) - int(label.sum())) * math.prod(spacing) / 1000
+    difference = (int(prediction.sum()) - int(label.sum())) * math.prod(spacing) / (1000 if label.ndim > 2 else 1)
     return [overlap, hd95, near / (there.size + back.size), difference]
 
 

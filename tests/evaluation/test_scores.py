@@ -144,6 +144,30 @@ def test_distances_are_in_mm_of_the_label_file(cases, tmp_path):
     assert report["one_sided"] == {"lobe": 0, "bean": 0, "vessel": 1}
 
 
+@pytest.mark.parametrize(("ending", "length", "size"), [("nii", "mm", "mm2"), ("png", "px", "px")])
+def test_planes_are_scored_as_areas_in_their_unit(ending, length, size, tmp_path):
+    affine = np.diag([0.5, 2.0, 1.0]) if ending == "nii" else np.eye(3)
+    label = torch.zeros(1, 20, 20)
+    label[:, 5:10, 5:10] = 1
+    items = {"label": label, "pred": torch.roll(label, 1, dims=2) + torch.roll(label, 9, dims=1)}
+    meta = {"filename_or_obj": f"cell.{ending}"}
+    case = {key: MetaTensor(value.clamp(max=1), affine=affine, meta=dict(meta)) for key, value in items.items()}
+    report = scored([case], tmp_path)
+    assert report["metrics"]["hd95"]["unit"] == length
+    assert f"tolerance_{length}" in report["metrics"]["surface_dice"]
+    assert report["metrics"]["volume_difference"]["unit"] == size
+    assert report["metrics"]["volume_difference"]["cases"]["cell"]["lobe"] == pytest.approx(25)  # voxels of area 1
+    assert f"lobe_area_difference_{size}" in (tmp_path / "scores.csv").read_text()
+    assert f"HD95 ({length})" in as_table(report)[0]
+
+
+def test_volumes_and_pictures_make_no_common_figures(cases, tmp_path):
+    flat = {key: MetaTensor(cases[0][key][..., 5].as_tensor(), affine=np.eye(3)) for key in ("label", "pred")}
+    flat["label"].meta["filename_or_obj"] = "cell.png"
+    with pytest.raises(InputError, match="areas in px and volumes in ml"):
+        scored([cases[0], flat], tmp_path)
+
+
 def test_the_worst_cases_are_drawn_and_older_pictures_go(cases, tmp_path):
     (tmp_path / "worst_3_of_before.png").touch()
     report = scored(cases, tmp_path, worst_cases=2)

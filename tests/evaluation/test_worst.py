@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pytest
@@ -54,3 +55,16 @@ def test_an_image_of_other_spacing_lies_under_its_label() -> None:
     back = _on_grid(ramp, np.eye(4), np.zeros((19, 30)), np.diag([2.0, 1.0, 1.0, 1.0]))
     assert back.shape == (19, 30)
     assert back[:, 0] == pytest.approx(np.arange(19) * 2.0)
+
+
+def test_the_colours_of_the_task_card_are_those_of_the_picture(tmp_path: Path) -> None:
+    image, label, affine = phantom_case(0, 1)
+    pictures = {}
+    for name, color in {"magenta": (255, 0, 255), "green": (0, 255, 0)}.items():
+        worst = WorstCases({"organ": 1}, 1, {"organ": color})
+        worst.offer("case", 0.5, (image, affine), (label, affine), label)
+        worst.draw(tmp_path / name, {"worst": ["case"], "cases": {"case": {"organ": 0.5}}})
+        pictures[name] = matplotlib.image.imread(tmp_path / name / "worst_1_case.png")[..., :3]
+    excess = {name: picture[..., 1] - picture[..., [0, 2]].max(axis=-1) for name, picture in pictures.items()}
+    assert (excess["green"] > 0.3).sum() > 500
+    assert (excess["magenta"] > 0.3).sum() == 0

@@ -88,6 +88,16 @@ def test_single_slices_stay_volumes_and_planes_stay_planes(write_nifti):
     assert load(write_nifti("plane.nii", data=np.ones((6, 5), np.uint8))).shape == (1, 6, 5)
 
 
+@pytest.mark.parametrize("turn", [[0, 2, 1], [2, 1, 0]])
+def test_a_plane_that_is_not_axial_is_refused(write_nifti, turn):
+    """Two axes cannot say where the third points; as a volume of one slice the same plane is read."""
+    affine = np.diag([1.0, 1.5, 2.0, 1.0])[[*turn, 3]]
+    line = refusal(write_nifti("plane.nii", data=np.ones((6, 5), np.uint8), affine=affine))
+    assert line.startswith("plane.nii is a plane that is not axial, ")
+    assert line.endswith(": save it as a volume of one slice")
+    assert load(write_nifti(data=np.ones((6, 5, 1), np.uint8), affine=affine)).shape == (1, 6, 5, 1)
+
+
 def test_labels_stored_as_whole_floats_load_as_they_are(write_nifti):
     np.testing.assert_array_equal(load(write_nifti(data=LABELS.astype(np.float32)))[0].numpy(), LABELS)
 

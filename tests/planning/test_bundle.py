@@ -13,6 +13,7 @@ from unet_bundle import __version__
 from unet_bundle.errors import ConfigError
 from unet_bundle.planning import bundle as bundle_module
 from unet_bundle.planning.bundle import (
+    READERS,
     REQUIRED_PACKAGES,
     TESTED_VERSIONS,
     bundle_files,
@@ -99,14 +100,15 @@ def test_metadata_says_what_the_network_takes_and_gives(hippocampus):
 
 def test_versions_are_those_that_the_tests_run_with():
     pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    stated = {**TESTED_VERSIONS, **REQUIRED_PACKAGES}
+    stated = {**TESTED_VERSIONS, **REQUIRED_PACKAGES, **READERS["mm"], **READERS["pixels"]}
     assert stated.pop("unet-bundle") == __version__
     assert stated == {name: pinned[name] for name in stated}
 
 
 def test_required_packages_are_dependencies_of_this_one():
     dependencies = {re.split(r"[^\w.-]", line)[0].lower() for line in requires("unet-bundle") or []}
-    assert {name.lower() for name in [*TESTED_VERSIONS, *REQUIRED_PACKAGES]} - {"unet-bundle"} <= dependencies
+    named = {*TESTED_VERSIONS, *REQUIRED_PACKAGES, *READERS["mm"], *READERS["pixels"]}
+    assert named - {"unet-bundle"} <= dependencies
 
 
 # --- writing ----------------------------------------------------------------------------------------------------

@@ -60,6 +60,15 @@ def test_slices_lie_across_the_coarsest_axis(make_fingerprint, make_card):
     assert make_plan(make_fingerprint(*CUBE), make_card(), configuration="2d").slice_axis == 2
 
 
+def test_volumes_of_one_slice_are_slices_whatever_their_thickness(make_fingerprint, make_card):
+    for shape, spacing, axis in (([90, 80, 1], [2.0, 2.0, 1.0], 2), ([1, 80, 90], [0.5, 0.7, 0.7], 0)):
+        plan = make_plan(make_fingerprint(shape, spacing), make_card())
+        assert (plan.configuration, plan.slice_axis, plan.spatial_dims) == ("2d", axis, 2)
+        assert plan.spacing[axis] is None
+        assert axis not in plan.mirror_axes
+        assert "single slice" in plan.reasons["configuration"]
+
+
 def test_a_patch_of_two_edges_asks_for_slices(make_fingerprint, make_card):
     plan = make_plan(make_fingerprint(*CUBE), make_card(overrides={"patch_size": [40, 56]}))
     assert plan.configuration == "2d"
@@ -73,6 +82,7 @@ def test_a_patch_of_two_edges_asks_for_slices(make_fingerprint, make_card):
         (CUBE, {"configuration": "full", "patch_size": [40, 56]}, "has 2 numbers"),
         (CT, {"configuration": "low", "spacing": [1.0, 1.0, 1.0]}, "leave one of them out"),
         (([64, 64], [1.0, 1.0]), {"configuration": "2d"}, "these images are flat"),
+        (THICK, {"mirror_axes": [0, 1, 2]}, "holds axis 2, across which slices are taken"),
         (CUBE, {"configuration": "3d"}, "one of full, low, 2d, not '3d'"),
     ],
 )

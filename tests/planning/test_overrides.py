@@ -28,8 +28,11 @@ def test_takes_the_stated_value_and_says_so(make_card):
         ({"patch_size": [32, 32, 32.5]}, "a list of 3 whole numbers"),
         ({"batch_size": 0}, "at least 1, not 0"),
         ({"batch_size": True}, "at least 1"),
-        ({"normalization": [{"scheme": "minmax"}]}, "a list of 1 schemes"),
-        ({"normalization": [{"scheme": "ct", "lower": 0, "upper": 1, "mean": 0, "std": 0}]}, "a list of 1 schemes"),
+        ({"normalization": [{"scheme": "minmax"}]}, "a list of 1 of {scheme: zscore"),
+        (
+            {"normalization": [{"scheme": "ct", "lower": 0, "upper": 1, "mean": 0, "std": 0}]},
+            "a list of 1 of {scheme: zscore",
+        ),
         ({"mirror_axes": [0, 0]}, "different axes"),
         ({"mirror_axes": [3]}, "from 0 to 2"),
         ({"overlap": 1}, "below 1"),

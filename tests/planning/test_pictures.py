@@ -1,12 +1,16 @@
 """Two-dimensional pictures from the data set's folder to the bundle's configs."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from unet_bundle.errors import InputError
+from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import find_cases
+from unet_bundle.planning.bundle import bundle_files
 from unet_bundle.planning.card import load_card
 from unet_bundle.planning.check import check_dataset
 from unet_bundle.planning.fingerprint import measure_fingerprint
@@ -71,3 +75,49 @@ def test_the_configs_hold_what_the_card_states(cells):
     assert inference["normalization"] == [{"scheme": "zscore_joint"}] * 3
     assert "channels" not in inference["dataset"]["data"], "three pictures are no channels of one"
     assert train["label_values"] == files["evaluate.json"]["label_values"] == [[], ["1-65535"]]
+
+
+def test_the_bundle_of_pictures_counts_in_pixels(cells):
+    card = _card(cells)
+    fingerprint = measure_fingerprint(find_cases(cells), card, progress=False)
+    plan = make_plan(fingerprint, card)
+    files = bundle_files(plan, fingerprint, card)
+    for name in ("docs/README.md", "configs/metadata.json", "configs/train.json", "configs/inference.json"):
+        assert not re.findall(r"\b(mm|ml|nibabel|NIfTI|nii)\b", files[name]), name
+    readme = files["docs/README.md"]
+    assert "| median pixels |" in readme
+    assert "| 1 | cell | 700 | 6 |" in readme
+    assert "64..128 x 64..128 pixels (width, height)" in readme
+    assert "`OUT/<name>_seg.png`" in readme
+    stated = json.loads(files["configs/metadata.json"])
+    assert stated["data_type"] == "png"
+    assert {"pillow", "tifffile"} <= stated["required_packages_version"].keys()
+
+
+@pytest.mark.parametrize(("edge", "stages"), [(8, 2), (32, 4), (64, 5), (128, 6)])
+def test_a_patch_of_the_cards_own_gets_a_network_for_it(cells, edge, stages):
+    card = _card(cells, overrides={"patch_size": [edge, edge]})
+    fingerprint = measure_fingerprint(find_cases(cells), card, progress=False)
+    plan = make_plan(fingerprint, card)
+    assert plan.patch_size == [edge, edge]
+    assert len(plan.network["channels"]) == stages
+    assert plan.memory_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"patch_size": [4, 4]}, "patches of 4 x 4 voxels are too small for a U-Net"),
+        ({"patch_size": [100, 100]}, r"not divisible by the network's total strides: set \[112, 112\]"),
+        (
+            {"patch_size": [32, 32], "network": {"channels": [8] * 6, "strides": 2, "kernel_sizes": 3}},
+            "shrinks to a single voxel",
+        ),
+    ],
+)
+def test_a_patch_that_cannot_be_is_refused_when_the_bundle_is_planned(cells, overrides, message):
+    card = _card(cells, overrides=overrides)
+    fingerprint = measure_fingerprint(find_cases(cells), card, progress=False)
+    with pytest.raises(ConfigError, match=message) as refused:
+        make_plan(fingerprint, card)
+    assert "task card" in str(refused.value)

@@ -175,3 +175,28 @@ def test_it_inverts_together_with_orientation_after_pickling():
     inverted = Invertd("scores", transform=transform, orig_keys="image", nearest_interp=False)(data)["scores"]
     assert inverted.shape == (2, 16, 18, 12)
     torch.testing.assert_close(inverted.affine, before, atol=1e-10, rtol=0)
+
+
+def test_an_axis_of_no_stated_spacing_keeps_its_voxels_there_and_back():
+    """Slices of volumes stay where they are: each is resampled within its own plane."""
+    image = smooth_image(spacing=(1.0, 1.5, 4.3))
+    label = label_of(image)
+    transform = Compose([ResampleToSpacingd(["image", "label"], [2.0, 1.5, None], ["bilinear", "nearest"])])
+    data = transform({"image": image, "label": label})
+    assert data["image"].shape == data["label"].shape == (1, 8, 18, 12)
+    np.testing.assert_allclose(spacing_of(data["image"].affine), [2.0, 1.5, 4.3])
+    for number in range(image.shape[-1]):
+        plane = ResampleToSpacingd("image", [2.0, 1.5, None])({"image": image[..., number : number + 1]})["image"]
+        torch.testing.assert_close(data["image"][..., number].as_tensor(), plane[..., 0].as_tensor())
+    data["scores"] = MetaTensor(torch.rand(2, 8, 18, 12))
+    inverted = Invertd("scores", transform=transform, orig_keys="image", nearest_interp=False)(data)["scores"]
+    assert inverted.shape == (2, 16, 18, 12)
+    assert torch.equal(inverted.affine, image.affine)
+
+
+@pytest.mark.parametrize("spacing", [[None, None, None], [1.0, 1.5, None]])
+def test_nothing_to_resample_but_axes_that_are_kept_leaves_every_bit(spacing):
+    image = smooth_image(spacing=(1.0, 1.5, 17.3), rotation=(0.1, 0.2, 0.3))
+    resampled = ResampleToSpacingd("image", spacing)({"image": image})["image"]
+    assert resampled.data_ptr() == image.data_ptr()
+    assert torch.equal(resampled.affine, image.affine)

@@ -1,4 +1,4 @@
-"""How well a label map agrees with the truth: overlap, distance of the surfaces in mm, volume in ml.
+"""How well a label map agrees with the truth: overlap, distance of the surfaces in mm, size in ml or mm².
 
 The surface of a class is its voxels that have a face neighbour outside it (or lie at the edge of the scan), at their
 centres: the definition of MetricsReloaded (Maier-Hein et al. 2024, Nature Methods 21:195) and of MONAI without
@@ -42,7 +42,7 @@ class ClassScores(NamedTuple):
         dice: overlap, 0 to 1.
         hd95: 95th percentile of the Hausdorff distance in mm: of both directions the larger.
         surface_dice: share of both surfaces that lies within the tolerance of the other (NSD), 0 to 1.
-        volume_difference: predicted less true volume in ml.
+        volume_difference: predicted less true volume in ml; of planes the area in mm².
         one_sided: 1 where the class is in one of label and prediction only, else 0.
     """
 
@@ -66,21 +66,21 @@ def case_scores(
         prediction: class indices, shape [*spatial], of an integer type.
         label: class indices, the same shape.
         num_classes: number of classes, background included.
-        affine: 4x4, voxel index to mm; its spacing counts, and its shear, if it has one. For planes, its third column
-            is their thickness.
+        affine: 4x4, voxel index to mm; its spacing counts, and its shear, if it has one.
         tolerances: mm for the surface Dice, one a class without the background; 1 mm each if None.
 
     Returns:
         One entry a class. See `ABSENT` for classes that are missing.
     """
     matrix = np.asarray(affine, dtype=np.float64)
-    voxel_ml = float(abs(np.linalg.det(matrix[:3, :3]))) / 1000
+    axes = label.ndim
+    voxel = float(abs(np.linalg.det(matrix[:axes, :axes]))) / (1000 if axes > 2 else 1)
     limits = [SURFACE_TOLERANCE_MM] * (num_classes - 1) if tolerances is None else tolerances
     found, true, common = _counts(prediction, label, num_classes)
     surfaces = zip(_surfaces(prediction, num_classes, matrix), _surfaces(label, num_classes, matrix), strict=True)
     scores = []
     for index, ((ours, theirs), tolerance) in enumerate(zip(surfaces, limits, strict=True), start=1):
-        difference = (found[index] - true[index]) * voxel_ml
+        difference = (found[index] - true[index]) * voxel
         if not found[index] and not true[index]:
             scores.append(ClassScores())
         elif not found[index] or not true[index]:

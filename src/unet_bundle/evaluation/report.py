@@ -9,13 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unet_bundle.evaluation.metrics import ABSENT, ClassScores
+from unet_bundle.evaluation.units import ALL, VOLUMES, Units
 
-COLUMNS = {
-    "hd95": ("hd95_mm", "HD95 (mm)", ".2f"),
-    "surface_dice": ("surface_dice", "surface Dice", ".4f"),
-    "volume_difference": ("volume_difference_ml", "volume difference (ml)", "+.2f"),
-}
-"""Beside Dice: name of each metric, what is put behind the class's name in scores.csv, head and format in the table."""
+
+def _columns(report: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """Beside Dice: each metric with what is put behind the class's name in scores.csv, head and format in the table."""
+    length, size = (report["metrics"][name]["unit"] for name in ("hd95", "volume_difference"))
+    (quantity,) = {units.quantity for units in ALL if (units.length, units.size) == (length, size)}
+    return {
+        "hd95": (f"hd95_{length}", f"HD95 ({length})", ".2f"),
+        "surface_dice": ("surface_dice", "surface Dice", ".4f"),
+        "volume_difference": (f"{quantity}_difference_{size}", f"{quantity} difference ({size})", "+.2f"),
+    }
 
 
 def score_report(
@@ -24,15 +29,17 @@ def score_report(
     tolerances: Sequence[float],
     worst_cases: int = 3,
     missing: Mapping[str, str] | None = None,
+    units: Units = VOLUMES,
 ) -> dict[str, Any]:
     """The content of ``scores.json``.
 
     Args:
         rows: scores of each class by case.
         classes: names of the classes, in the order of the rows.
-        tolerances: mm, of the surface Dice of each class.
+        tolerances: of the surface Dice of each class, a length.
         worst_cases: how many cases to name.
         missing: why a case has no scores, by case.
+        units: of lengths and sizes.
 
     Returns:
         Dice under ``mean`` (of the classes' means), ``classes`` (means of the cases) and ``cases``; each other metric
@@ -55,12 +62,12 @@ def score_report(
         "grid": "original",
         **dice,
         "metrics": {
-            "hd95": {"unit": "mm", **table(lambda scores: scores.hd95)},
+            "hd95": {"unit": units.length, **table(lambda scores: scores.hd95)},
             "surface_dice": {
-                "tolerance_mm": dict(zip(classes, tolerances, strict=True)),
+                f"tolerance_{units.length}": dict(zip(classes, tolerances, strict=True)),
                 **table(lambda scores: scores.surface_dice),
             },
-            "volume_difference": {"unit": "ml", **table(lambda scores: scores.volume_difference)},
+            "volume_difference": {"unit": units.size, **table(lambda scores: scores.volume_difference)},
         },
         "absent": ABSENT,
         "one_sided": {name: sum(int(rows[case][i].one_sided or 0) for case in cases) for i, name in enumerate(classes)},
@@ -78,7 +85,7 @@ def describe(report: Mapping[str, Any]) -> str:
 def as_table(report: Mapping[str, Any]) -> list[str]:
     """The means of all metrics for people: a line a class, aligned, with a head and the mean of all classes."""
     tables = [(report, "Dice", ".4f")]
-    tables += [(report["metrics"][key], head, form) for key, (_, head, form) in COLUMNS.items()]
+    tables += [(report["metrics"][key], head, form) for key, (_, head, form) in _columns(report).items()]
     width = max(len(name) for name in [*report["classes"], "mean"])
     lines = ["  ".join([" " * width, *(head.rjust(6) for _, head, _ in tables)])]
     for name in [*report["classes"], None]:
@@ -96,7 +103,10 @@ def as_csv(report: Mapping[str, Any]) -> str:
     Cases that could not be scored have a row without values.
     """
     classes = list(report["classes"])
-    tables = [("", report), *((f"_{suffix}", report["metrics"][key]) for key, (suffix, _, _) in COLUMNS.items())]
+    tables = [
+        ("", report),
+        *((f"_{suffix}", report["metrics"][key]) for key, (suffix, _, _) in _columns(report).items()),
+    ]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["case", *(f"{name}{suffix}" for suffix, _ in tables for name in classes)])

@@ -21,10 +21,12 @@ from monai.utils import evenly_divisible_all_gather, string_list_all_gather
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.evaluation.metrics import SURFACE_TOLERANCE_MM, ClassScores, case_scores, dice_scores
 from unet_bundle.evaluation.report import as_csv, describe, mean_of, score_report
+from unet_bundle.evaluation.units import Units, common_units, units_of
 from unet_bundle.evaluation.worst import WorstCases, shown_channels
 from unet_bundle.geometry import as_4x4, grid_difference
 from unet_bundle.io import case_name
 from unet_bundle.io.files import write_text
+from unet_bundle.training.distributed import is_distributed
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +66,9 @@ def dice_table(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) 
 class SaveScores:
     """Scores every case against its label file and writes ``scores.csv``, ``scores.json`` and pictures of the worst.
 
-    Dice, the 95th percentile of the Hausdorff distance (mm), surface Dice and the difference of the volumes (ml), of
-    each class and case: see `unet_bundle.evaluation.metrics` for their definitions and for absent classes, and
+    Dice, the 95th percentile of the Hausdorff distance (mm), surface Dice and the difference of the volumes (ml; of
+    planes the areas in mm²; of PNG and TIFF pictures all in pixels), of each class and case: see
+    `unet_bundle.evaluation.metrics` for their definitions and for absent classes, and
     `unet_bundle.evaluation.report` for the files.
 
     Args:
@@ -95,6 +98,7 @@ class SaveScores:
         self.worst = WorstCases(labels, worst_cases, colors)
         self._missing: dict[str, str] | None = None
         self._files: list[str] = []
+        self._units: set[Units] = set()
         self._rows: list[list[ClassScores]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -125,6 +129,7 @@ class SaveScores:
 
     def _clear(self) -> None:
         self._files.clear()
+        self._units.clear()
         self._rows.clear()
         self.worst.clear()
 
@@ -143,6 +148,7 @@ class SaveScores:
             prediction, truth = _classes(item["pred"]), _classes(label)
             scores = case_scores(prediction, truth, num_classes, affine, self.tolerances)
             self._files.append(file)
+            self._units.add(units_of(file, truth.ndim))
             self._rows.append(scores)
             if self.worst.count and "image" in item:
                 image = item["image"]
@@ -169,6 +175,7 @@ class SaveScores:
             self.tolerances,
             worst_cases=self.worst.count,
             missing=missing,
+            units=common_units(self._units),
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         self.worst.draw(self.folder, report)
@@ -219,7 +226,7 @@ def _gathered(
     names: list[str], rows: list[list[ClassScores]], classes: int
 ) -> tuple[list[str], list[list[ClassScores]]]:
     """Names and rows of all processes of a distributed run."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_distributed():
         return names, rows
     values = [[[math.nan if v is None else v for v in scores] for scores in row] for row in rows]
     table = torch.tensor(values, dtype=torch.float64).reshape(len(rows), classes, len(ClassScores._fields))

@@ -14,9 +14,9 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.evaluation.units import ALL, Units, units_of
 from unet_bundle.io import case_name
 from unet_bundle.io.files import replacing
-from unet_bundle.io.planes import is_picture
 from unet_bundle.training.distributed import is_distributed, is_main_process
 
 logger = logging.getLogger(__name__)
@@ -24,11 +24,6 @@ logger = logging.getLogger(__name__)
 Row = tuple[str, str, str, str]
 
 FILE = "volumes.csv"
-COLUMNS: Row = ("case", "label", "volume_ml", "voxels")
-PLANE_COLUMNS: Row = ("case", "label", "area_mm2", "voxels")
-"""Of planes, which have no volume."""
-PICTURE_COLUMNS: Row = ("case", "label", "area_px", "voxels")
-"""Of pictures (PNG, TIFF), which have no spacing to be trusted: their area is the number of pixels."""
 
 
 class SaveVolumes:
@@ -50,7 +45,7 @@ class SaveVolumes:
     def __init__(self, labels: Mapping[str, int], output_dir: str) -> None:
         self.labels = {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
         self.path = Path(output_dir) / FILE
-        self._columns: Row | None = None
+        self._units: Units | None = None
         self._rows: dict[str, list[Row]] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -60,20 +55,20 @@ class SaveVolumes:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._gather)
 
     def _start(self, _engine: Engine) -> None:
-        self._columns, self._rows = self._before()
+        self._units, self._rows = self._before()
 
     def _measure(self, engine: Engine) -> None:
         output: Any = engine.state.output
         for item in output:
             prediction = item["pred"]
             name = case_name(prediction.meta["filename_or_obj"])
-            columns = _columns_of(prediction)
-            if self._columns not in {None, columns}:
+            units = units_of(prediction.meta["filename_or_obj"], prediction.ndim - 1)
+            if self._units is not None and self._units != units:
                 raise ConfigError(
-                    f"{FILE} in the output folder has {self._columns[2]}, but {name} needs {columns[2]}: give another"
-                    " output folder."
+                    f"{FILE} in the output folder has {_head(self._units)[2]}, but {name} needs {_head(units)[2]}: give"
+                    " another output folder."
                 )
-            self._columns = columns
+            self._units = units
             self._rows[name] = [(name, *row) for row in volumes(prediction, self.labels)]
         if not is_distributed():
             self._write()
@@ -89,14 +84,14 @@ class SaveVolumes:
             self._write()
 
     def _write(self) -> None:
-        if self._columns is None:
+        if self._units is None:
             return
         rows = [row for name in sorted(self._rows) for row in self._rows[name]]
         with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([self._columns, *rows])
+            csv.writer(file, lineterminator="\n").writerows([_head(self._units), *rows])
 
-    def _before(self) -> tuple[Row | None, dict[str, list[Row]]]:
-        """Head and rows of the file that is there."""
+    def _before(self) -> tuple[Units | None, dict[str, list[Row]]]:
+        """Units and rows of the file that is there."""
         if not self.path.is_file():
             return None, {}
         try:
@@ -104,10 +99,10 @@ class SaveVolumes:
                 first, *rows = list(csv.reader(file)) or [[]]
         except (OSError, ValueError, csv.Error):
             first, rows = [], []
-        head = next((columns for columns in (COLUMNS, PLANE_COLUMNS, PICTURE_COLUMNS) if list(columns) == first), None)
-        if head is None or any(len(row) != len(head) for row in rows):
+        units = next((units for units in ALL if list(_head(units)) == first), None)
+        if units is None or any(len(row) != len(first) for row in rows):
             raise ConfigError(f"{FILE} in the output folder is not one that was written here: move it away.")
-        return head, _by_case(rows)
+        return units, _by_case(rows)
 
 
 def volumes(prediction: torch.Tensor, labels: Mapping[str, int]) -> list[tuple[str, str, str]]:
@@ -129,10 +124,8 @@ def volumes(prediction: torch.Tensor, labels: Mapping[str, int]) -> list[tuple[s
     return [(name, f"{counts[value] * voxel:.6f}", str(counts[value])) for name, value in labels.items()]
 
 
-def _columns_of(prediction: torch.Tensor) -> Row:
-    if prediction.ndim > 3:
-        return COLUMNS
-    return PICTURE_COLUMNS if is_picture(prediction.meta["filename_or_obj"]) else PLANE_COLUMNS  # type: ignore[attr-defined]
+def _head(units: Units) -> Row:
+    return "case", "label", f"{units.quantity}_{units.size}", "voxels"
 
 
 def _by_case(rows: Sequence[Sequence[str]]) -> dict[str, list[Row]]:

@@ -1,11 +1,13 @@
 """MONAI's loading transform with our readers behind it and no others."""
 
 import copy
+import inspect
 import logging
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import monai.transforms
@@ -50,9 +52,11 @@ class LoadImaged(monai.transforms.LoadImaged):
         dtype: type of the voxels, as MONAI's.
         ensure_channel_first: must be True; stands here because MONAI's configs name it.
         allow_missing_keys: whether a dictionary without one of the keys is accepted.
+        dicom: arguments of `unet_bundle.io.DicomSeriesReader`, such as ``{"modality": "CT", "on_tilt": "resample"}``.
 
     Raises:
-        ConfigError: if `ensure_channel_first` is false, or there is not one channel count for each key.
+        ConfigError: if `ensure_channel_first` is false, or there is not one channel count for each key, or `dicom` has
+            what the reader does not know.
         InputError: when called, if a file is refused: see `unet_bundle.io.readers`.
 
     Example:
@@ -68,12 +72,15 @@ class LoadImaged(monai.transforms.LoadImaged):
         dtype: DtypeLike = np.float32,
         ensure_channel_first: bool = True,
         allow_missing_keys: bool = False,
+        dicom: Mapping[str, Any] | None = None,
     ) -> None:
         if not ensure_channel_first:
             raise ConfigError("LoadImaged always puts channels first: leave ensure_channel_first out")
         super().__init__(keys, dtype=dtype, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
         # An image and its label often have the same base name: of a labelled case messages show the folder's, too.
-        self._loader: _StrictLoadImage = _StrictLoadImage(dtype, with_folder=tuple(self.keys) != ("image",))
+        self._loader: _StrictLoadImage = _StrictLoadImage(
+            dtype, with_folder=tuple(self.keys) != ("image",), dicom=dicom or {}
+        )
         one_for_all = channels is None or isinstance(channels, (int, str))
         self.channels: list[Any] = [channels] * len(self.keys) if one_for_all else [*channels]  # type: ignore[misc]
         if len(self.channels) != len(self.keys):
@@ -103,10 +110,15 @@ class LoadImaged(monai.transforms.LoadImaged):
 class _StrictLoadImage(monai.transforms.LoadImage):
     """`LoadImage` that picks the reader by the file's name and lets the reader's refusal through."""
 
-    def __init__(self, dtype: DtypeLike, with_folder: bool = False) -> None:
+    def __init__(
+        self, dtype: DtypeLike, with_folder: bool = False, dicom: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         super().__init__(dtype=dtype, ensure_channel_first=True)
         self.with_folder = with_folder
-        self.readers = [reader() for reader in READERS]
+        unknown = dicom.keys() - inspect.signature(DicomSeriesReader).parameters.keys()
+        if unknown:
+            raise ConfigError(f"LoadImaged has dicom option {min(unknown)!r}, which DicomSeriesReader does not know")
+        self.readers = [reader(**dicom) if reader is DicomSeriesReader else reader() for reader in READERS]
 
     def __call__(self, filename: Any, reader: ImageReader | None = None) -> Any:
         if reader is None:

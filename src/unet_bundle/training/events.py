@@ -105,22 +105,24 @@ def slice_picture(
     """Image, label and prediction side by side, grey, in the slice with most foreground.
 
     Args:
-        image: one channel, [right, anterior, superior] or [right, anterior].
+        image: one channel, [right, anterior, superior], or a plane [right, down].
         label: class indices of the same shape.
         prediction: the same.
         num_classes: number of classes, background included.
 
     Returns:
-        [anterior, 3 x right], from the front down, 0 to 255.
+        [rows, 3 x columns], 0 to 255; of volumes from the front down.
     """
-    if image.ndim > 2:
+    flat = image.ndim == 2
+    if not flat:
         foreground = (label > 0) if (label > 0).any() else (prediction > 0)
         at = int(foreground.sum(axis=(0, 1)).argmax()) if foreground.any() else image.shape[2] // 2
         image, label, prediction = image[..., at], label[..., at], prediction[..., at]
     low, high = np.percentile(image, [1, 99])
     grey = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1)
     panels = [grey, label / (num_classes - 1), prediction / (num_classes - 1)]
-    whole = np.concatenate([np.flipud(panel.T) for panel in panels], axis=1)
+    # Planes and pictures count downwards, volumes from back to front.
+    whole = np.concatenate([panel.T if flat else np.flipud(panel.T) for panel in panels], axis=1)
     picture: npt.NDArray[np.uint8] = (np.clip(whole, 0, 1) * 255).round().astype(np.uint8)
     return picture
 

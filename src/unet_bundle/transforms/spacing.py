@@ -112,5 +112,6 @@ def _check_same_grid(image: MetaTensor, first: MetaTensor) -> None:
     difference = grid_difference(image.shape[1:], image.affine, first.shape[1:], first.affine)
     if difference:
         raise InputError(
-            f"{name_of(image, 'label')} is not on the grid of {name_of(first, 'image')} ({difference}): resample it onto that"
+            f"{name_of(image, 'label')} is not on the grid of {name_of(first, 'image')} ({difference}): "
+            "resample it onto that"
         )

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from monai.bundle import ConfigParser
 
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import check_affine, spacing_of
-from unet_bundle.io.dicom import DicomSeriesReader
 
 VERDICTS = yaml.safe_load((Path(__file__).parent / "verdicts.yaml").read_text())
 
@@ -28,13 +28,17 @@ def _label(verdict):
 @pytest.mark.parametrize("verdict", VERDICTS, ids=_label)
 def test_every_real_series_is_read_right_or_refused_with_its_reason(shared_data, verdict):
     path = _paths(shared_data, verdict["path"])
-    reader = DicomSeriesReader(**verdict.get("options", {}))
+    config = ConfigParser(
+        {"load": {"_target_": "unet_bundle.io.LoadImaged", "keys": "image", "dicom": verdict.get("options", {})}}
+    )
+    load = config.get_parsed_content("load")
     if "refused" in verdict:
         with pytest.raises(InputError, match=verdict["refused"]) as refusal:
-            reader.get_data(reader.read(path))
+            load({"image": path})
         assert "\n" not in str(refusal.value)
         return
-    array, meta = reader.get_data(reader.read(path))
+    image = load({"image": path})["image"][0]
+    array, meta = image.numpy(), image.meta
     check_affine(meta["affine"], "it")
     assert array.shape == tuple(meta["spatial_shape"])
     assert np.ptp(array) > 0

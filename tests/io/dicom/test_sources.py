@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from unet_bundle.errors import InputError
+from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import LoadImaged
 from unet_bundle.io.dicom import DicomSeriesReader
 
@@ -74,6 +74,15 @@ def test_no_other_reader_takes_what_is_refused(write):
     series = write(skip=(3,))
     with pytest.raises(InputError, match=r"lacks 1 slice at 16\.0 mm"):
         LoadImaged(keys="image")({"image": str(series.folder)})
+
+
+def test_configs_pass_options_to_the_reader(write):
+    series = write(skip=(3,))
+    assert LoadImaged(keys="image", dicom={"on_gaps": "resample"})({"image": series.folder})["image"].shape[3] == 8
+    with pytest.raises(InputError, match="the model needs MR"):
+        LoadImaged(keys="image", dicom={"modality": "MR"})({"image": series.folder})
+    with pytest.raises(ConfigError, match="'on_gap'"):
+        LoadImaged(keys="image", dicom={"on_gap": "resample"})
 
 
 def test_what_is_no_dicom_is_refused(tmp_path):

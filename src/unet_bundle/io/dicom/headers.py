@@ -222,7 +222,7 @@ def element_tag(start: bytes, transfer_syntax: str) -> int:
 
 
 def inflated(contents: bytes) -> bytes:
-    """A deflated file (PS3.5 A.5) as one in explicit little endian, without preamble and without other elements of meta.
+    """A deflated file (PS3.5 A.5) as one in explicit little endian, with little meta information.
 
     Raises:
         zlib.error: if the stream is damaged or too large.

@@ -205,8 +205,8 @@ def _pictures(header: Header, layout: _Layout, indices: Sequence[int]) -> dict[i
         raise
     except NotImplementedError:
         raise InputError(f"{header.name} is in a transfer syntax that is not read: export it uncompressed") from None
-    except (Exception, MemoryError) as error:  # decoders raise many kinds for damaged bytes; all mean the same
-        raise InputError(f"{header.name} is damaged, its voxels cannot be read: {_REPLACE}") from error
+    except Exception:  # noqa: BLE001 - decoders raise many kinds for damaged bytes, with values of the header in them
+        raise InputError(f"{header.name} is damaged, its voxels cannot be read: {_REPLACE}") from None
 
 
 def _native(header: Header, layout: _Layout, contents: bytes, indices: Sequence[int]) -> dict[int, npt.NDArray[Any]]:

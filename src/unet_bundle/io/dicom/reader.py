@@ -15,7 +15,7 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import check_affine, grid_difference, lps_to_ras
 from unet_bundle.io.dicom.frames import MODALITIES
-from unet_bundle.io.dicom.grouping import UID_ENDING, Volume, find_volumes
+from unet_bundle.io.dicom.grouping import Volume, find_volumes
 from unet_bundle.io.dicom.headers import read_headers
 from unet_bundle.io.dicom.pixels import padding_value, read_voxels
 from unet_bundle.io.dicom.record import record_of
@@ -120,7 +120,8 @@ class DicomSeriesReader(ImageReader):
             difference = grid_difference(arrays[0].shape, metas[0][MetaKeys.AFFINE], array.shape, meta[MetaKeys.AFFINE])
             if difference:
                 raise InputError(
-                    f"{each.volume.name} is not on the grid of {img[0].volume.name} ({difference}): resample it onto that"
+                    f"{each.volume.name} is not on the grid of {img[0].volume.name} ({difference}): "
+                    "resample it onto that"
                 )
         return np.stack(arrays), {**metas[0], MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
 
@@ -164,7 +165,8 @@ class DicomSeriesReader(ImageReader):
             return of_modality[self.volume - 1]
         if len(of_modality) > 1:
             raise InputError(
-                f"the DICOM input holds {len(of_modality)} volumes, choose by series_uid or volume: {_listed(of_modality)}"
+                f"the DICOM input holds {len(of_modality)} volumes, choose by series_uid or volume: "
+                f"{_listed(of_modality)}"
             )
         return of_modality[0]
 
@@ -202,6 +204,3 @@ def _listed(volumes: Sequence[Volume]) -> str:
     entries = [f"{number}) {volume.describe()}" for number, volume in enumerate(volumes[:MAX_LISTED], 1)]
     more = [f"and {len(volumes) - MAX_LISTED} more"] if len(volumes) > MAX_LISTED else []
     return "; ".join(entries + more)
-
-
-__all__ = ["UID_ENDING", "CheckedSeries", "DicomSeriesReader"]

@@ -4,6 +4,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
@@ -51,15 +52,15 @@ class Source:
         if self.member is None:
             with self.path.open("rb") as file:
                 return file.read(limit)
-        with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
+        state = self.path.stat()
+        with _archive(self.path, state.st_mtime_ns, state.st_size, os.getpid()).open(self.member) as file:
             return file.read(limit if limit >= 0 else MAX_MEMBER_BYTES)
 
-    def size(self) -> int:
-        """Length in bytes."""
-        if self.member is None:
-            return self.path.stat().st_size
-        with zipfile.ZipFile(self.path) as archive:
-            return archive.getinfo(self.member).file_size
+
+@lru_cache(maxsize=1)
+def _archive(path: Path, _changed: int, _size: int, _process: int) -> zipfile.ZipFile:
+    """The open archive: its directory is long to read. Forked processes must not share one, nor one that changed."""
+    return zipfile.ZipFile(path)
 
 
 def says_dicom(source: Source, start: bytes) -> bool:

@@ -16,10 +16,10 @@ TILT_TOLERANCE_DEGREES = 0.1
 """Largest angle between the line through the planes and their normal that is rounding, not a tilted gantry."""
 
 SHIFT_TOLERANCE_MM = 0.05
-"""Largest in-plane shift, of the whole stack by tilt or of one plane from the line: rounding of decimal strings."""
+"""Largest in-plane shift that is rounding: of the whole stack by tilt, or of one plane from the line."""
 
 DISTANCE_TOLERANCE = 0.02
-"""Largest difference of a slice distance from the mean, and of a plane from its place, as a fraction of the distance."""
+"""Largest difference of a slice distance from the mean, and of a plane from its place, as a part of the distance."""
 
 DISTANCE_TOLERANCE_MM = 0.01
 """The same limit in mm: it binds for distances below 0.5 mm, where decimal strings round to more than that."""
@@ -128,7 +128,8 @@ def check_stack(stack: Stack, name: str, *, resample_tilt: bool, resample_gaps: 
     """
     if stack.is_tilted and not resample_tilt:
         raise InputError(
-            f"{name} has a gantry tilt of {stack.tilt_degrees:.1f} degrees: set on_tilt='resample' to have it sheared right"
+            f"{name} has a gantry tilt of {stack.tilt_degrees:.1f} degrees: "
+            "set on_tilt='resample' to have it sheared right"
         )
     if stack.is_tilted and stack.tilt_degrees > MAX_TILT_DEGREES:
         raise InputError(

@@ -125,12 +125,14 @@ def _spacing(plan: Plan) -> str:
 
 def _rotation(plan: Plan) -> list[float]:
     """Largest angle (degrees) about each axis: out of the plane of thick slices a rotation would tear structures."""
-    # Half a turn and one flip make a mirror image: where left and right must stay, neither may be all the way round.
-    in_plane = HALF_TURN if 0 in plan.mirror_axes else TILT
+    spacing = [edge or 0.0 for edge in plan.spacing]
+    thickest = max(range(len(spacing)), key=lambda axis: spacing[axis]) if plan.slice_axis is None else plan.slice_axis
+    # Half a turn and one flip make a mirror image: where left and right must stay, neither may be all the way round,
+    # unless the turn is about their own axis.
+    about_left_right = len(spacing) == 3 and thickest == 0
+    in_plane = HALF_TURN if 0 in plan.mirror_axes or about_left_right else TILT
     if plan.spatial_dims == 2:
         return [in_plane]
-    spacing = [edge or 0.0 for edge in plan.spacing]
-    thickest = max(range(3), key=lambda axis: spacing[axis])
     if spacing[thickest] >= 3 * min(spacing):
         return [in_plane if axis == thickest else 0.0 for axis in range(3)]
     return [TILT] * 3
