@@ -163,9 +163,15 @@ def test_planes_are_scored_as_areas_in_their_unit(ending, length, size, tmp_path
 
 def test_volumes_and_pictures_make_no_common_figures(cases, tmp_path):
     flat = {key: MetaTensor(cases[0][key][..., 5].as_tensor(), affine=np.eye(3)) for key in ("label", "pred")}
-    flat["label"].meta["filename_or_obj"] = "cell.png"
-    with pytest.raises(InputError, match="areas in px and volumes in ml"):
+    flat["pred"].meta["filename_or_obj"] = "cell.png"
+    with pytest.raises(InputError, match="volumes in ml and areas in px"):
         scored([cases[0], flat], tmp_path)
+
+
+def test_cases_are_named_after_their_scans(cases, tmp_path):
+    label = cases[0]["label"].clone()
+    label.meta["filename_or_obj"] = "elsewhere/phantom_001_manual.nii.gz"
+    assert list(scored([{**cases[0], "label": label}], tmp_path)["cases"]) == ["phantom_001"]
 
 
 def test_the_worst_cases_are_drawn_and_older_pictures_go(cases, tmp_path):
@@ -252,7 +258,7 @@ def test_a_label_value_that_is_no_class_is_refused_by_name(value, shown, cases, 
 
 
 def test_two_cases_of_one_name_are_refused(cases, refusal):
-    assert refusal([cases[0], cases[1], cases[0]]).startswith("Several label files are named phantom_001")
+    assert refusal([cases[0], cases[1], cases[0]]).startswith("Several scans are named phantom_001")
 
 
 def test_nothing_is_scored_as_not_a_number(cases, tmp_path):

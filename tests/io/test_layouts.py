@@ -110,9 +110,9 @@ def test_one_scan_is_a_list_of_one(tmp_path):
 
 
 def test_a_folder_without_scans_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"holds no .nii.gz or .nii file and no picture"):
+    with pytest.raises(InputError, match=r"holds no volume \(.nii.gz, .nii, .*\) and no picture"):
         find_images(tmp_path)
-    with pytest.raises(InputError, match=r"holds no .nii.gz or .nii file and no picture"):
+    with pytest.raises(InputError, match=r"holds no volume \(.nii.gz, .nii, .*\) and no picture"):
         find_images(make_decathlon(tmp_path / "all_labelled", ["liver_1"]))
 
 

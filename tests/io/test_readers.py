@@ -12,6 +12,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from unet_bundle.errors import InputError
+from unet_bundle.geometry import spacing_of
 from unet_bundle.io import NiftiReader
 
 SHAPE = (14, 12, 9)
@@ -230,12 +231,12 @@ def test_what_is_no_nifti_is_refused(tmp_path):
     assert refusal(tmp_path / "folder.nii").startswith("folder.nii is a folder")
 
 
-@pytest.mark.parametrize("name", ["scan.mgz", "scan.nrrd", "scan.png", "scan.npy", "scan.dcm", "scan", "folder"])
+@pytest.mark.parametrize("name", ["scan.mnc", "scan.npy", "scan", "scan.nii.bz2", "scan.nrrd.gz"])
 def test_formats_of_other_readers_are_refused_by_name(write_nifti, name):
     """MONAI's default readers know these endings: none of them may answer."""
     path = write_nifti().with_name(name)
-    np.save(path.open("wb"), LABELS) if name != "folder" else path.mkdir()
-    assert refusal(path) == f"{name} is in no format that is read: convert it to NIfTI (.nii, .nii.gz)"
+    np.save(path.open("wb"), LABELS)
+    assert refusal(path).startswith(f"{name} is in no format that is read: convert it to NIfTI (.nii, .nii.gz, .hdr")
 
 
 def test_damage_anywhere_is_refused_or_harmless(write_nifti):
@@ -259,17 +260,27 @@ def test_damage_anywhere_is_refused_or_harmless(write_nifti):
 
 
 AWKWARD = {
-    "nibabel/anatomical.nii": (1, 33, 41, 25),
-    "nibabel/example4d.nii.gz": (2, 128, 96, 24),
+    "nibabel/anatomical.nii": ((1, 33, 41, 25), (2, 2, 2)),
+    "nibabel/example4d.nii.gz": ((2, 128, 96, 24), (2, 2, 2.2)),
     "nibabel/resampled_anat_moved.nii": (
         "has 153 voxels that are NaN, infinite or beyond float32: replace them by numbers"
     ),
-    "nibabel/standard.nii.gz": (1, 4, 5, 7),
-    "nibabel/test.mgz": "is in no format that is read: convert it to NIfTI (.nii, .nii.gz)",
+    "nibabel/standard.nii.gz": ((1, 4, 5, 7), (1, 3, 2)),
+    "nibabel/test.mgz": (
+        "has directions that are not of unit length, so its voxel size of 1 x 1 x 1 mm is in doubt: "
+        "save it again from its source"
+    ),
     "totalsegmentator/spine_report_rgb.nii.gz": (
         "has RGB colour voxels, not intensities: export the scan in grey values"
     ),
 }
+"""What is read, with shape and spacing in mm, and what is refused, with the reason."""
+
+
+def test_every_awkward_file_has_its_verdict(shared_data):
+    folder = shared_data("nifti_awkward")
+    files = {path.relative_to(folder).as_posix() for path in folder.glob("*/*") if path.parent.name != "licences"}
+    assert files == AWKWARD.keys()
 
 
 @pytest.mark.parametrize("name", AWKWARD)
@@ -279,7 +290,8 @@ def test_awkward_files_are_read_right_or_refused_with_a_reason(shared_data, name
         assert refusal(path) == f"{path.name} {verdict}"
         return
     image, reference = load(path), nib.load(path)
-    assert image.shape == verdict
+    assert image.shape == verdict[0]
+    np.testing.assert_allclose(spacing_of(image.affine), verdict[1], atol=1e-4)
     np.testing.assert_array_equal(image.affine, reference.affine)
     expected = reference.get_fdata(dtype=np.float32)
     np.testing.assert_array_equal(image.numpy(), np.moveaxis(expected, -1, 0) if expected.ndim == 4 else expected[None])

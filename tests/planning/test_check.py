@@ -249,7 +249,7 @@ def test_a_split_that_tears_a_subject_apart_is_an_error(folder, check, tmp_path)
 def test_folds_that_cannot_be_made_and_keys_that_do_not_fit_are_errors(folder, check):
     for number in (1, 2, 3):
         folder.case(number)
-    assert "too few for 5 folds" in check(folder, folds=5).findings[0].message
+    assert "too few subjects (3) for 5 folds" in check(folder, folds=5).findings[0].message
     report = check(folder, subject="(sub-[0-9]+)")
     assert found(report) == [("error", "folds", "")]
 

@@ -57,7 +57,7 @@ def run_one_by_one(workflow: Any) -> dict[str, str]:
     dataset = workflow.parser.get_parsed_content("dataset")
     refused: dict[str, str] = {}
     for number, item in enumerate(dataset.data, start=1):
-        name = case_name(item["image"])
+        name = item.get("series") or case_name(item["image"])  # files of DICOM may bear a patient's name
         logger.info("%d of %d: %s", number, len(dataset.data), name)
         # A new one each time: after an exception the next run of an Ignite engine ends at once and in silence.
         workflow.parser.ref_resolver.remove_resolved_content("evaluator")

@@ -55,20 +55,24 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
         parser: of the verb. Its options may also be written with ``_``, as keys of the configs are.
 
     Returns:
-        What is for the parser, and ``--key value`` pairs.
+        What is for the parser, options first, since argparse gives an optional argument up at the first option behind
+        it; and ``--key value`` pairs.
 
     Raises:
         ConfigError: an option that is not the parser's has no value.
     """
-    options = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001  (no public way)
-    known, overrides, rest = [], [], list(arguments)
+    actions = parser._actions  # noqa: SLF001 - no public way
+    options = {option: action.nargs != 0 for action in actions for option in action.option_strings}
+    known, overrides, others, rest = [], [], [], list(arguments)
     while rest:
         argument = rest.pop(0)
         flag, separator, value = argument.partition("=")
         if not flag.startswith("--"):
-            known.append(argument)
+            others.append(argument)
         elif flag.replace("_", "-") in options:
             known.append(flag.replace("_", "-") + separator + value)
+            if options[flag.replace("_", "-")] and not separator and rest:
+                known.append(rest.pop(0))
         elif separator:
             overrides += [flag, value]
         elif rest and not rest[0].startswith("--"):
@@ -77,7 +81,7 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
             close = difflib.get_close_matches(flag, options, n=1)
             hint = f"did you mean {close[0]}?" if close else "values of the configs are given as --key value."
             raise ConfigError(f"{flag} has no value: {hint}")
-    return known, overrides
+    return [*known, *others], overrides
 
 
 def parse_overrides(arguments: Sequence[str], own: Mapping[str, Any]) -> Overrides:

@@ -137,7 +137,7 @@ class SaveScores:
         output: Any = engine.state.output
         for item in output:
             label = item["label"]
-            file = str(label.meta["filename_or_obj"])
+            file = str(item["pred"].meta["filename_or_obj"])  # the scan's: label files may be named otherwise
             name = case_name(file)
             grid, affine = _affine(item["pred"]), _affine(label)
             difference = grid_difference(item["pred"].shape[1:], grid, label.shape[1:], affine)
@@ -168,7 +168,7 @@ class SaveScores:
         names = [case_name(file) for file in rows]
         twice = _repeated(names) or _repeated([case_name(file) for file in self._files])
         if twice:
-            raise InputError(f"Several label files are named {twice[0]}: name each case differently.")
+            raise InputError(f"Several scans are named {twice[0]}: name each case differently.")
         report = score_report(
             dict(zip(names, rows.values(), strict=True)),
             self.classes,

@@ -6,18 +6,24 @@ from unet_bundle.io.layouts import (
     case_name,
     find_cases,
     find_images,
+    find_study,
     read_dataset_json,
     read_description,
     survey_cases,
 )
 from unet_bundle.io.loading import LoadImaged
+from unet_bundle.io.output_format import FORMATS, output_name
 from unet_bundle.io.plane_writer import PlaneWriter
 from unet_bundle.io.planes import RGB, Channels, PlaneReader, fit_colors, is_picture, wanted_channels
 from unet_bundle.io.readers import NiftiReader
-from unet_bundle.io.saving import NiftiWriter, SaveImaged, output_name
+from unet_bundle.io.saving import NiftiWriter, SaveImaged
+from unet_bundle.io.segments import ARTIFICIAL_INTELLIGENCE
 from unet_bundle.io.splits import select_cases, split_cases, subject_of
+from unet_bundle.io.volume_files import VolumeReader
 
 __all__ = [
+    "ARTIFICIAL_INTELLIGENCE",
+    "FORMATS",
     "RGB",
     "Channels",
     "DicomSeriesReader",
@@ -28,9 +34,11 @@ __all__ = [
     "PlaneWriter",
     "SaveImaged",
     "Survey",
+    "VolumeReader",
     "case_name",
     "find_cases",
     "find_images",
+    "find_study",
     "fit_colors",
     "is_picture",
     "output_name",

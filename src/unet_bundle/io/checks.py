@@ -1,7 +1,8 @@
-"""What every reader of volumes asks of a file: voxels that are real numbers, complete, and in a shape that is an image."""
+"""What every reader of volumes asks of a file: real numbers, complete, in the shape of an image."""
 
 import gzip
 import math
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,13 +76,14 @@ def inflated(contents: bytes, expected: int, name: str) -> bytes:
     Raises:
         InputError: if it is damaged or cut short.
     """
-    parts, limit = [], expected + MAX_PADDING_BYTES + 1
+    parts: list[bytes] = []
+    limit = min(expected + MAX_PADDING_BYTES + 1, sys.maxsize)
     try:
         while contents:
             stream = zlib.decompressobj(_ANY_WRAPPER)
-            parts.append(stream.decompress(contents, max(limit - sum(map(len, parts)), 1)))
+            parts.append(stream.decompress(contents, max(limit - sum(len(part) for part in parts), 1)))
             if not stream.eof:
-                if stream.unconsumed_tail and sum(map(len, parts)) >= limit:
+                if stream.unconsumed_tail and sum(len(part) for part in parts) >= limit:
                     break  # too much already: the caller says so
                 raise damaged(name)
             contents = stream.unused_data if stream.unused_data.startswith(GZIP_MAGIC) else b""
@@ -170,7 +172,9 @@ def check_channel(shape: tuple[int, ...], affine: Affine, name: str, *first: Any
     """
     first_shape, first_affine, first_name = first
     if math.prod(shape[SPATIAL_AXES:]) > 1:
-        raise InputError(f"{name} has shape {format_shape(shape)}, but where each channel is a file, each is 3D: split it")
+        raise InputError(
+            f"{name} has shape {format_shape(shape)}, but where each channel is a file, each is 3D: split it"
+        )
     difference = grid_difference(shape[:SPATIAL_AXES], affine, first_shape[:SPATIAL_AXES], first_affine)
     if difference:
         raise InputError(f"{name} is not on the grid of {first_name} ({difference}): resample it onto that")

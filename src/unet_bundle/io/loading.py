@@ -18,22 +18,24 @@ from monai.data import ImageReader
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io.dicom import DicomSeriesReader
 from unet_bundle.io.dicom.sources import is_dicom_path
-from unet_bundle.io.layouts import case_name
+from unet_bundle.io.dicom.study import DICOM_SERIES
+from unet_bundle.io.layouts import SUFFIXES, case_name
 from unet_bundle.io.planes import RGB, Channels, PlaneReader, fit_colors, is_picture
 from unet_bundle.io.readers import NiftiReader
+from unet_bundle.io.volume_files import VolumeReader
 
 # MONAI's LoadImage makes all of its readers, also where ours replace them: what they lack is of no interest.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
-READERS: tuple[type[ImageReader], ...] = (NiftiReader, PlaneReader, DicomSeriesReader)
+READERS: tuple[type[ImageReader], ...] = (NiftiReader, VolumeReader, PlaneReader, DicomSeriesReader)
 """One reader for each family of formats, asked in this order whether a file is theirs."""
 
-READ_FORMATS = "NIfTI (.nii, .nii.gz), PNG, TIFF (.tif, .tiff) or a DICOM series (folder, .zip, .dcm)"
+READ_FORMATS = (
+    "NIfTI (.nii, .nii.gz, .hdr with .img), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), MGH (.mgh, .mgz), PNG, "
+    "TIFF (.tif, .tiff) or a DICOM series (folder, .zip, .dcm)"
+)
 """What `READERS` read, for messages."""
-
-DICOM_SERIES = "dicom_series"
-"""What results of a DICOM series without a UID are named after."""
 
 
 class LoadImaged(monai.transforms.LoadImaged):
@@ -146,7 +148,7 @@ class _StrictLoadImage(monai.transforms.LoadImage):
         first = filename[0] if isinstance(filename, (list, tuple)) and filename else filename
         if not isinstance(first, (str, PathLike)):
             return repr(type(first).__name__)
-        if is_dicom_path(first):
+        if is_dicom_path(first) and not str(first).lower().endswith(SUFFIXES):
             return "the DICOM input"  # its names may be a patient's
         return Path(*Path(first).parts[-2:]).as_posix() if self.with_folder else Path(first).name
 

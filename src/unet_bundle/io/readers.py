@@ -1,11 +1,8 @@
-"""Readers that refuse what MONAI's own would guess, one class for each family of formats."""
+"""The reader of NIfTI files, which refuses what MONAI's own would guess."""
 
-import gzip
 import io
 import logging
 import math
-import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -19,14 +16,20 @@ from monai.data import NibabelReader
 from nibabel.volumeutils import apply_read_scaling
 
 from unet_bundle.errors import InputError
-from unet_bundle.geometry import (
-    Affine,
-    check_affine,
-    corners,
-    format_shape,
-    format_spacing,
-    grid_difference,
-    spacing_of,
+from unet_bundle.geometry import Affine, check_affine, corners, format_spacing, grid_difference, spacing_of
+from unet_bundle.io.checks import (
+    GZIP_MAGIC,
+    REPLACE,
+    SPATIAL_AXES,
+    check_channel,
+    check_shape,
+    check_size,
+    check_values,
+    check_voxel_type,
+    damaged,
+    drop_singleton_axes,
+    gunzipped,
+    opening,
 )
 
 FORM_TOLERANCE = 1e-3
@@ -38,16 +41,13 @@ The qform's float32 quaternion holds an angle near a half turn only to about 5e-
 PLANE_TOLERANCE = 0.01
 """How far a file of two axes may lean out of the axial plane, as the sine of the angle: its third axis is lost."""
 
-MAX_PADDING_BYTES = 512
-"""How many bytes may follow the voxels: more means that shape or type in the header are wrong."""
+PAIR_SUFFIXES = (".hdr", ".img")
+"""Endings of NIfTI in two files, header and voxels; the Analyze files of these names are refused."""
 
-SPATIAL_AXES = 3
-_GZIP_MAGIC = b"\x1f\x8b"
 _NIFTI1_HEADER, _NIFTI2_HEADER = 348, 540
 _UNIT_MASK, _UNUSUAL_UNITS = 7, {1: "metres", 3: "micrometres"}
 _NIBABEL_ERROR = 40  # level of the header faults that nibabel cannot mend
 _QUIET = logging.Logger("nibabel's header checks", level=logging.CRITICAL)  # noqa: LOG001 - what matters is raised
-_REPLACE = "get a fresh copy of it"
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ class NiftiFile:
         path: of the file.
         header: nibabel's, in the file's byte order.
         affine: 4x4, voxel index to mm, RAS.
+        data_path: of the file of the voxels, the same unless header and voxels are a pair.
         contents: what a compressed file holds; None for a plain one, which is read when its voxels are asked for.
     """
 
     path: Path
     header: Any
     affine: Affine
+    data_path: Path
     contents: bytes | None
 
     @property
@@ -73,7 +75,7 @@ class NiftiFile:
 
 
 class NiftiReader(NibabelReader):
-    """Read NIfTI-1 and NIfTI-2 files (``.nii``, ``.nii.gz``) and refuse those whose geometry or voxels are in doubt.
+    """Read NIfTI-1 and NIfTI-2 files (``.nii``, ``.nii.gz``, pairs) and refuse those with geometry or voxels in doubt.
 
     Unlike `monai.data.NibabelReader` it never repairs a geometry (MONAI replaces a sform by a qform that nobody set
     where the pixel sizes disagree), checks the gzip checksum, and looks at every voxel. Several files are
@@ -88,6 +90,14 @@ class NiftiReader(NibabelReader):
 
     def __init__(self) -> None:
         super().__init__()
+
+    def verify_suffix(self, filename: Any) -> bool:
+        """Whether all files have an ending of NIfTI."""
+        names = [filename] if isinstance(filename, (str, PathLike)) else list(filename)
+        return bool(names) and all(
+            isinstance(name, (str, PathLike)) and str(name).lower().endswith((".nii", ".nii.gz", *PAIR_SUFFIXES))
+            for name in names
+        )
 
     def read(self, data: Sequence[PathLike[Any] | str] | PathLike[Any] | str, **_kwargs: Any) -> Any:
         """Open one file or several and check the headers.
@@ -109,67 +119,69 @@ class NiftiReader(NibabelReader):
         # Bad scale factors may overflow; what comes of it is refused just below.
         with np.errstate(all="ignore"):
             voxels = apply_read_scaling(voxels, *img.header.get_slope_inter())
-        _check_values(voxels, img.path.name)
-        return _drop_singleton_axes(voxels)
+        check_values(voxels, img.path.name)
+        return drop_singleton_axes(voxels)
 
 
 def _open_nifti(path: Path) -> NiftiFile:
     """Read the header and check all that it says."""
-    name = path.name
-    contents = None
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    name, contents = path.name, None
+    with opening(name, "NIfTI file"):
+        header_path, data_path = _pair_of(path)
+        with header_path.open("rb") as file:
+            compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
             file.seek(0)
-            if compressed:
-                contents = _decompressed(file.read(), name)
-                size = len(contents)
+            if compressed and data_path == path:
+                contents = gunzipped(file.read(), name)
             header = _parsed_header(file if contents is None else io.BytesIO(contents), name)
-    except FileNotFoundError:
-        raise InputError(f"{name} does not exist: check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{name} is a folder: give a NIfTI file") from None
-    except OSError as error:  # its own text would show the folder
-        raise InputError(f"{name} cannot be read ({error.strerror}): check the file and its permissions") from None
+        size = data_path.stat().st_size if contents is None else len(contents)
     shape, stored_type = header.get_data_shape(), header.get_data_dtype()
-    _check_voxel_type(stored_type, name)
-    _check_shape(shape, name)
-    surplus = size - int(header.get_data_offset()) - math.prod(shape) * stored_type.itemsize
-    if surplus < 0:
-        raise _damaged(name)
-    if surplus > MAX_PADDING_BYTES:
-        raise InputError(f"{name} holds more voxels than its header says ({format_shape(shape)}): {_REPLACE}")
-    return NiftiFile(path, header, _checked_affine(header, name), contents)
+    check_voxel_type(stored_type, name)
+    check_shape(shape, name)
+    check_size(size - int(header.get_data_offset()), shape, stored_type, name)
+    return NiftiFile(path, header, _checked_affine(header, name), data_path, contents)
+
+
+def _pair_of(path: Path) -> tuple[Path, Path]:
+    """The files of header and voxels: both the path itself, but of a pair ``.hdr`` and ``.img``."""
+    if path.suffix.lower() not in PAIR_SUFFIXES or not path.is_file():
+        return path, path
+    header, data = (path.with_suffix(end.upper() if path.suffix.isupper() else end) for end in PAIR_SUFFIXES)
+    for part in (header, data):
+        if not part.is_file():
+            raise InputError(f"{path.name} belongs to {part.name}, which is not beside it: keep both in one folder")
+    return header, data
 
 
 def _parsed_header(file: BinaryIO, name: str) -> Any:
-    start = file.read(4)
+    start = file.read(_NIFTI1_HEADER)
     file.seek(0)
-    header_size = int.from_bytes(start, "little"), int.from_bytes(start, "big")
+    pair = name.lower().endswith(PAIR_SUFFIXES)
+    header_size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
     if _NIFTI2_HEADER in header_size:
-        header_class: Any = nib.Nifti2Header
+        header_class: Any = nib.nifti2.Nifti2PairHeader if pair else nib.Nifti2Header
+        magic = start[4:7]
     elif _NIFTI1_HEADER in header_size:
-        header_class = nib.Nifti1Header
+        header_class = nib.nifti1.Nifti1PairHeader if pair else nib.Nifti1Header
+        magic = start[344:347]
     else:
-        raise InputError(f"{name} is not a NIfTI file or its header is damaged: {_REPLACE}")
+        raise InputError(f"{name} is not a NIfTI file or its header is damaged: {REPLACE}")
+    if pair and magic[:1] != b"n":
+        raise InputError(
+            f"{name} is an Analyze file, which does not state its orientation: convert it to NIfTI from its source"
+        )
+    if (magic[1:2] == b"i") != pair:
+        raise InputError(f"{name} has a damaged NIfTI header: {REPLACE}")
     try:
         header = header_class.from_fileobj(file, check=False)
         codes = int(header["qform_code"]), int(header["sform_code"])
         header.check_fix(logger=_QUIET, error_level=_NIBABEL_ERROR)
         header.get_data_shape(), header.get_data_dtype(), header.get_slope_inter()
     except Exception as error:  # nibabel and numpy raise many kinds for a damaged header; all mean the same
-        raise InputError(f"{name} has a damaged NIfTI header: {_REPLACE}") from error
+        raise InputError(f"{name} has a damaged NIfTI header: {REPLACE}") from error
     if codes != (int(header["qform_code"]), int(header["sform_code"])):  # nibabel takes an unknown code for none
-        raise InputError(f"{name} has a qform or sform code that NIfTI does not know: {_REPLACE}")
+        raise InputError(f"{name} has a qform or sform code that NIfTI does not know: {REPLACE}")
     return header
-
-
-def _decompressed(contents: bytes, name: str) -> bytes:
-    try:
-        return gzip.decompress(contents)  # compares the checksum, which nibabel never comes to
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(name) from error
 
 
 def _stored_voxels(file: NiftiFile) -> npt.NDArray[Any]:
@@ -180,42 +192,17 @@ def _stored_voxels(file: NiftiFile) -> npt.NDArray[Any]:
         voxels: npt.NDArray[Any] = np.ndarray(file.shape, stored_type, buffer=file.contents, offset=offset, order="F")
         return voxels
     try:
-        return np.fromfile(file.path, stored_type, math.prod(file.shape), offset=offset).reshape(file.shape, order="F")
+        return np.fromfile(file.data_path, stored_type, math.prod(file.shape), offset=offset).reshape(
+            file.shape, order="F"
+        )
     except (OSError, ValueError):  # the file changed since its header was read
-        raise _damaged(file.path.name) from None
-
-
-def _damaged(name: str) -> InputError:
-    return InputError(f"{name} is damaged or cut short, its voxels cannot be read: {_REPLACE}")
+        raise damaged(file.path.name) from None
 
 
 def _as_channel(file: NiftiFile, first: NiftiFile) -> NiftiFile:
     """The file as a channel of the scan that `first` begins, with its affine: MONAI stacks equal affines only."""
-    name = file.path.name
-    if math.prod(file.shape[SPATIAL_AXES:]) > 1:
-        raise InputError(
-            f"{name} has shape {format_shape(file.shape)}, but where each channel is a file, each is 3D: split it"
-        )
-    difference = grid_difference(file.shape[:SPATIAL_AXES], file.affine, first.shape[:SPATIAL_AXES], first.affine)
-    if difference:
-        raise InputError(f"{name} is not on the grid of {first.path.name} ({difference}): resample it onto that")
+    check_channel(file.shape, file.affine, file.path.name, first.shape, first.affine, first.path.name)
     return replace(file, affine=first.affine)
-
-
-def _check_voxel_type(voxel_type: np.dtype[Any], name: str) -> None:
-    if voxel_type.names is not None:
-        raise InputError(f"{name} has RGB colour voxels, not intensities: export the scan in grey values")
-    if voxel_type.kind not in "iuf":
-        raise InputError(f"{name} has voxels of type {voxel_type}, not real numbers: export the scan's magnitude")
-
-
-def _check_shape(shape: tuple[int, ...], name: str) -> None:
-    if len(shape) < 2 or 0 in shape:
-        raise InputError(f"{name} has shape {format_shape(shape) or '()'}, so it holds no image: {_REPLACE}")
-    if sum(side > 1 for side in shape[SPATIAL_AXES:]) > 1:
-        raise InputError(
-            f"{name} has shape {format_shape(shape)}, but only one axis may follow the three of space: split it"
-        )
 
 
 def _checked_affine(header: Any, name: str) -> Affine:
@@ -261,22 +248,3 @@ def _check_forms_agree(header: Any, sform: Affine, qform: Affine | None, name: s
             f"{name} has pixel sizes of {format_spacing(pixel_sizes)} mm that disagree with its sform "
             f"({format_spacing(spacing)} mm): correct the wrong one"
         )
-
-
-def _check_values(voxels: npt.NDArray[Any], name: str) -> None:
-    if voxels.dtype.kind != "f":
-        return
-    limit = float(np.finfo(np.float32).max)
-    # NaN passes through min and max and fails every comparison: two passes find all that is wrong.
-    if voxels.min() >= -limit and voxels.max() <= limit:
-        return
-    bad = int(voxels.size - np.count_nonzero(np.abs(voxels) <= limit))
-    raise InputError(f"{name} has {bad} voxels that are NaN, infinite or beyond float32: replace them by numbers")
-
-
-def _drop_singleton_axes(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Drop axes of length one after the three of space: what remains is at most one axis, the channels."""
-    axes = tuple(axis for axis in range(SPATIAL_AXES, voxels.ndim) if voxels.shape[axis] == 1)
-    voxels = voxels.squeeze(axis=axes)
-    # MONAI copies what is not in C order; what is must not stay a read-only view of the file's bytes.
-    return voxels.copy() if voxels.flags.c_contiguous and not voxels.flags.writeable else voxels

@@ -15,17 +15,18 @@ from monai.data import MetaTensor, NibabelWriter
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.geometry import as_4x4
+from unet_bundle.io.checks import SPATIAL_AXES
+from unet_bundle.io.dicom_rtstruct import RtStructWriter
+from unet_bundle.io.dicom_seg import DicomSegWriter, SegmentationType
 from unet_bundle.io.files import replacing
 from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
-from unet_bundle.io.layouts import case_name
+from unet_bundle.io.nrrd_writer import NrrdWriter
+from unet_bundle.io.output_format import AUTO, PNG, RTSTRUCT, check_format, format_for, output_name, suffix_of
 from unet_bundle.io.plane_writer import PlaneWriter
-from unet_bundle.io.planes import is_picture
-from unet_bundle.io.readers import SPATIAL_AXES
+from unet_bundle.io.source_grid import grid_of_slices, is_dicom, on_slices, source_series
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".nii.gz"
-PICTURE_SUFFIX = ".png"
 _GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "xyzt_units"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -33,23 +34,13 @@ _GEOMETRY_FIELDS = (
 )
 """Header fields that, with the pixel sizes, say where the voxels are: the same in NIfTI-1 and NIfTI-2."""
 
+SEG_TYPES: dict[str, SegmentationType] = {
+    "dicom-seg": "BINARY",
+    "dicom-seg-labelmap": "LABELMAP",
+    "dicom-seg-fractional": "FRACTIONAL",
+}
 _NIFTI2_HEADER = 540
 _SCANNER = 1
-
-
-def output_name(image_path: str | Path | Sequence[str], output_postfix: str = "seg") -> str:
-    """File name of the label map of a scan: ``"liver_004.nii"`` gives ``"liver_004_seg.nii.gz"``, a TIFF or PNG a PNG.
-
-    Args:
-        image_path: of the scan, or of its channels.
-        output_postfix: put behind the case's name.
-    """
-    first = image_path if isinstance(image_path, (str, Path)) else image_path[0]
-    return f"{case_name(image_path)}{f'_{output_postfix}' if output_postfix else ''}{_suffix_for(first)}"
-
-
-def _suffix_for(source: str | Path) -> str:
-    return PICTURE_SUFFIX if is_picture(source) else SUFFIX
 
 
 class NiftiWriter(NibabelWriter):
@@ -102,10 +93,15 @@ class NiftiWriter(NibabelWriter):
 
         Raises:
             ConfigError: if the label map is not on the input's grid.
+            InputError: if it is of a DICOM series with unequal slice distances.
         """
         meta = {key: on_cpu(value) for key, value in (meta_dict or {}).items()}
         if "original_affine" in meta and ("dim" in meta or "spatial_shape" in meta):
             check_on_grid(np.asarray(self.data_obj), meta, _input_shape(meta)[:SPATIAL_AXES])
+        if is_dicom(meta):
+            source = source_series(meta, "nifti")
+            self.data_obj = on_slices(np.asarray(self.data_obj), meta, source)
+            meta["affine"] = grid_of_slices(meta, source)
         has_header = all(field in meta for field in ("dim", "pixdim", "sizeof_hdr", *_GEOMETRY_FIELDS))
         self.header = _copied_header(meta) if has_header else _plain_header(meta, self.data_obj.shape)
         self.data_obj = self.data_obj.reshape(self.header.get_data_shape())
@@ -127,9 +123,11 @@ class NiftiWriter(NibabelWriter):
 
 
 class SaveImaged(monai.transforms.SaveImaged):
-    """Write label maps as ``<case>_<postfix>.nii.gz`` in one flat folder, on the grid of the scan; of pictures as PNG.
+    """Write label maps as ``<case>_<postfix>`` in one flat folder, on the grid of the scan.
 
-    The class has the name of MONAI's and passes for it, since hosts look for it.
+    Results of a DICOM series lie on its own slices, also where reading had to resample them, and are named by its
+    SeriesInstanceUID, since its folder may bear a patient's name. The class has the name of MONAI's and passes for it,
+    since hosts look for it.
 
     Args:
         keys: keys of the label maps, `MetaTensor` of shape [1, *spatial], inverted to the scan's grid.
@@ -137,10 +135,17 @@ class SaveImaged(monai.transforms.SaveImaged):
         output_postfix: appended to the case's name after an underscore.
         dtype: ``"uint8"``, or ``"uint16"`` for more than 256 classes.
         allow_missing_keys: whether a dictionary without one of the keys is accepted.
+        output_format: one of `unet_bundle.io.output_format.FORMATS`; ``"auto"`` writes DICOM SEG for DICOM series, PNG
+            for pictures and NIfTI for the rest.
+        segments: names, colours and coded terms for formats that hold them, see
+            `unet_bundle.io.segments.segments_of`.
+        algorithm: ``name``, ``version`` and ``family`` (a coded term) of the model, for DICOM.
 
     Raises:
-        ConfigError: if `dtype` is another, or when called: if the label map is not on the scan's grid, has several
-            channels, or values that do not fit the type, or the file would replace the scan itself.
+        ConfigError: if `dtype` or `output_format` is another, or when called: if the label map is not on the scan's
+            grid, has several channels, or values that do not fit the type, or the file would replace the scan itself,
+            or the scan cannot have a result in that format.
+        InputError: when called, if a DICOM series lacks what a result must refer to.
     """
 
     def __init__(
@@ -150,17 +155,30 @@ class SaveImaged(monai.transforms.SaveImaged):
         output_postfix: str = "seg",
         dtype: npt.DTypeLike = np.uint8,
         allow_missing_keys: bool = False,
+        output_format: str = AUTO,
+        segments: Mapping[str, Mapping[str, Any]] | None = None,
+        algorithm: Mapping[str, Any] | None = None,
     ) -> None:
         if np.dtype(dtype) not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise ConfigError(f"SaveImaged has dtype {np.dtype(dtype)}: label maps are uint8 or uint16")
         super().__init__(keys, output_dir=str(output_dir), allow_missing_keys=allow_missing_keys)
-        self.saver = _StrictSaveImage(str(output_dir), output_postfix, np.dtype(dtype))
+        self.saver = _StrictSaveImage(
+            str(output_dir), output_postfix, np.dtype(dtype), check_format(output_format), segments, algorithm
+        )
 
 
 class _StrictSaveImage(monai.transforms.SaveImage):
-    """`SaveImage` with one writer, whose refusal is let through."""
+    """`SaveImage` with our writers, whose refusal is let through."""
 
-    def __init__(self, output_dir: str, output_postfix: str, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        output_postfix: str,
+        dtype: np.dtype[Any],
+        output_format: str,
+        segments: Mapping[str, Mapping[str, Any]] | None,
+        algorithm: Mapping[str, Any] | None,
+    ) -> None:
         super().__init__(
             output_dir=output_dir,
             output_postfix=output_postfix,
@@ -170,23 +188,34 @@ class _StrictSaveImage(monai.transforms.SaveImage):
             writer=NiftiWriter,
         )
         self.output_dir, self.output_postfix, self.label_dtype = output_dir, output_postfix, dtype
+        self.output_format, self.segments, self.algorithm = output_format, segments, algorithm
 
     def __call__(self, img: Any, meta_data: Any = None, filename: Any = None) -> Any:
         meta = img.meta if isinstance(img, MetaTensor) else (meta_data or {})
         source = str(meta.get("filename_or_obj", self._data_index))
-        folder = Path(self.output_dir)
-        path = (
-            Path(f"{filename}{_suffix_for(source)}") if filename else folder / output_name(source, self.output_postfix)
-        )
+        chosen = format_for(self.output_format, source, dicom=is_dicom(meta))
+        name = output_name(source, self.output_postfix, self.output_format, dicom=is_dicom(meta))
+        path = Path(f"{filename}{suffix_of(chosen)}") if filename else Path(self.output_dir) / name
         if path.exists() and Path(source).exists() and path.samefile(source):
             raise ConfigError(f"{path.name} would replace the scan itself: give another output_dir or output_postfix")
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = (PlaneWriter if is_picture(source) else NiftiWriter)(self.label_dtype)
+        writer = self._writer(chosen)
         writer.set_data_array(img)
         writer.set_metadata(meta)
         writer.write(path, verbose=True)
         self._data_index += 1
         return img
+
+    def _writer(self, chosen: str) -> NiftiWriter | PlaneWriter | NrrdWriter | DicomSegWriter | RtStructWriter:
+        if chosen == PNG:
+            return PlaneWriter(self.label_dtype)
+        if chosen in ("nrrd", "seg.nrrd"):
+            return NrrdWriter(self.label_dtype, self.segments, segmentation=chosen == "seg.nrrd")
+        if chosen == RTSTRUCT:
+            return RtStructWriter(self.label_dtype, self.segments, self.algorithm)
+        if chosen in SEG_TYPES:
+            return DicomSegWriter(self.label_dtype, self.segments, self.algorithm, SEG_TYPES[chosen])
+        return NiftiWriter(self.label_dtype)
 
 
 def _input_shape(meta: Mapping[str, Any]) -> tuple[int, ...]:

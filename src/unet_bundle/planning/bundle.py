@@ -92,7 +92,7 @@ def metadata(plan: Plan, card: TaskCard) -> dict[str, Any]:
         "label_classes": "one channel, the value of the class in each voxel",
         "pred_classes": f"{len(names)} channels, one logit map a class",
         "intended_use": "Research only: not a medical device, not for diagnosis or treatment.",
-        "label_terms": {name: {"value": plan.labels[name], **card.terms.get(name, {})} for name in names[1:]},
+        "label_terms": card.segments(),
         "network_data_format": {
             "inputs": {
                 "image": {

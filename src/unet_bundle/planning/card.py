@@ -84,6 +84,11 @@ class TaskCard:
     version: str = "0.1.0"
     changelog: dict[str, str] = field(default_factory=dict)
 
+    def segments(self) -> dict[str, dict[str, Any]]:
+        """Value, colour and coded terms of each label but the background, in the order of the values."""
+        names = sorted((name for name in self.labels if name != BACKGROUND), key=lambda name: self.labels[name])
+        return {name: {"value": self.labels[name], **self.terms.get(name, {})} for name in names}
+
     def class_values(self) -> list[list[int | str]] | None:
         """`label_values` in the order of the classes, as `unet_bundle.transforms.MergeLabelsd` takes them."""
         if self.label_values is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.io import wanted_channels
+from unet_bundle.io import ARTIFICIAL_INTELLIGENCE, wanted_channels
 from unet_bundle.planning.architecture import Architecture, network_reasons, plan_architecture, plan_batch_size
 from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.configuration import Configuration, View, choose_view, length_unit
@@ -55,6 +55,8 @@ class Plan:
         surface_tolerance: Tolerance of the surface Dice in mm: of all labels, or by label name.
         label_values: For each class the values of the label files that become it, or None: they are the classes.
         colors: Red, green and blue (0 to 255) by label name, of those the task card states.
+        segments: Value, colour and coded terms of each label but the background, for formats of results that hold them.
+        algorithm: Name, version and family (a coded term) of the model, for the same.
         advice: One sentence on a configuration that may be better, or None.
         unit: What `spacing` is counted in: ``"mm"``, or ``"pixels"`` of pictures (PNG, TIFF).
     """
@@ -93,6 +95,8 @@ class Plan:
     surface_tolerance: float | dict[str, float] = 1.0
     label_values: list[list[int | str]] | None = None
     colors: dict[str, list[int]] = field(default_factory=dict)
+    segments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    algorithm: dict[str, Any] = field(default_factory=dict)
     advice: str | None = None
     unit: str = "mm"
 
@@ -200,6 +204,8 @@ def make_plan(
         surface_tolerance=card.surface_tolerance,
         label_values=card.class_values(),
         colors={name: terms["color"] for name, terms in card.terms.items() if terms.get("color") is not None},
+        segments=card.segments(),
+        algorithm={"name": card.title, "version": card.version, "family": ARTIFICIAL_INTELLIGENCE},
         advice=view.advice,
         unit=unit,
     )

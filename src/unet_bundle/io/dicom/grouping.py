@@ -75,13 +75,19 @@ class Volume:
 
 def series_name(header: Header) -> str:
     """Name of a series for messages; descriptions and file names are left out, since people put names there."""
-    modality, uid = _modality(header), header.text("SeriesInstanceUID")
+    modality, uid, ending = _modality(header), header.text("SeriesInstanceUID"), uid_ending(header)
     try:
         number = header.numbers("SeriesNumber", 1)
     except InputError:
         number = None
-    shown = f"{'...' if len(uid) > UID_ENDING else ''}{uid[-UID_ENDING:]}" if _UID.fullmatch(uid) else ""
+    shown = f"{'...' if len(uid) > len(ending) > 0 else ''}{ending}"
     return f"{modality} series{f' {number[0]:g}' if number else ''}{f' ({shown})' if shown else ''}"
+
+
+def uid_ending(header: Header) -> str:
+    """End of the SeriesInstanceUID for people; empty where there is none or it is no UID."""
+    uid = header.text("SeriesInstanceUID")
+    return uid[-UID_ENDING:] if _UID.fullmatch(uid) else ""
 
 
 def _modality(header: Header) -> str:

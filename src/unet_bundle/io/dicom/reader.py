@@ -125,14 +125,15 @@ class DicomSeriesReader(ImageReader):
                 )
         return np.stack(arrays), {**metas[0], MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
 
-    def _checked(self, paths: Sequence[FilePath]) -> CheckedSeries:
-        volumes, left_out = find_volumes(read_headers(find_sources(paths)))
-        if not volumes:
-            reason, count = left_out.most_common(1)[0]
-            others = f" ({count} of {left_out.total()} objects)" if left_out.total() > 1 else ""
-            raise InputError(f"the DICOM input is {reason}{others}: give a series of slices")
-        for reason, count in left_out.items():
-            logger.info("left out %d DICOM object%s: %s", count, "s" if count > 1 else "", reason)
+    def check(self, volumes: Sequence[Volume]) -> CheckedSeries:
+        """Choose the volume that is asked for and check its geometry; no voxels are read.
+
+        Args:
+            volumes: of one or several series.
+
+        Raises:
+            InputError: why it would not be read.
+        """
         volume = self._chosen(volumes)
         if volume.problem is not None:
             raise volume.problem
@@ -141,11 +142,23 @@ class DicomSeriesReader(ImageReader):
             stack, volume.name, resample_tilt=self.on_tilt == "resample", resample_gaps=self.on_gaps == "resample"
         )
         check_affine(stack.affine(), volume.name)
-        if not volume.headers[0].text("FrameOfReferenceUID"):
-            logger.warning("%s has no frame of reference: no DICOM result can refer to it", volume.name)
         return CheckedSeries(volume, stack)
 
-    def _chosen(self, volumes: list[Volume]) -> Volume:
+    def _checked(self, paths: Sequence[FilePath]) -> CheckedSeries:
+        volumes, left_out = find_volumes(read_headers(find_sources(paths)))
+        if not volumes:
+            reason, count = left_out.most_common(1)[0]
+            others = f" ({count} of {left_out.total()} objects)" if left_out.total() > 1 else ""
+            raise InputError(f"the DICOM input is {reason}{others}: give a series of slices")
+        for reason, count in left_out.items():
+            logger.info("left out %d DICOM object%s: %s", count, "s" if count > 1 else "", reason)
+        checked = self.check(volumes)
+        volume = checked.volume
+        if not volume.headers[0].text("FrameOfReferenceUID"):
+            logger.warning("%s has no frame of reference: no DICOM result can refer to it", volume.name)
+        return checked
+
+    def _chosen(self, volumes: Sequence[Volume]) -> Volume:
         fitting = [volume for volume in volumes if self._is_asked_for(volume)]
         if not fitting:
             raise InputError(

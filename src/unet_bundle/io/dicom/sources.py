@@ -2,6 +2,8 @@
 
 import os
 import zipfile
+import zlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +43,11 @@ class Source:
 
     path: Path
     member: str | None = None
+
+    @property
+    def address(self) -> str:
+        """What `find_sources` finds this file by again: its path, through the archive if it lies in one."""
+        return str(self.path if self.member is None else self.path / self.member)
 
     def read(self, limit: int = -1) -> bytes:
         """The first `limit` bytes, or all.
@@ -82,20 +89,46 @@ def may_be_dicom(start: bytes) -> bool:
 def is_dicom_path(path: FilePath) -> bool:
     """Whether a path is the DICOM reader's: a folder, a zip archive, a DICOMDIR, ``.dcm``, or a file that says so."""
     path = Path(path)
-    if path.name.lower().endswith((ZIP_SUFFIX, ".dcm")) or path.name == DICOMDIR or path.is_dir():
+    if path.name.lower().endswith((ZIP_SUFFIX, ".dcm")) or path.name == DICOMDIR or path.is_dir() or _archive_of(path):
         return True
     try:
-        with path.open("rb") as file:
-            return file.read(PREAMBLE + 4)[PREAMBLE:] == MAGIC
+        source = Source(path)
+        start = source.read(PREAMBLE + 8)
     except OSError:
         return False
+    return says_dicom(source, start) or may_be_dicom(start)
+
+
+def holds_dicom(path: FilePath) -> bool:
+    """Whether a file, or any below a folder or in an archive, says that it is DICOM.
+
+    Raises:
+        InputError: see `find_sources`.
+    """
+    return any(_says_so(source) for source in find_sources(path))
+
+
+def _says_so(source: Source) -> bool:
+    try:
+        start = source.read(PREAMBLE + 8)
+    except (OSError, zipfile.BadZipFile, zlib.error):
+        return False
+    return says_dicom(source, start) or may_be_dicom(start)
+
+
+def _archive_of(path: Path) -> Path | None:
+    """The archive that a path leads through; None for an ordinary path."""
+    if ZIP_SUFFIX not in str(path).lower():
+        return None
+    return next((each for each in path.parents if each.suffix.lower() == ZIP_SUFFIX and each.is_file()), None)
 
 
 def find_sources(paths: FilePath | Sequence[FilePath]) -> list[Source]:
     """All files behind what was given, sorted by path; hidden files and links to folders are left out.
 
     Args:
-        paths: a file, a folder (searched to the bottom), a DICOMDIR (its folder is), a zip archive, or several.
+        paths: a file, a folder (searched to the bottom), a DICOMDIR (its folder is), a zip archive, a file in one
+            (``study.zip/folder/file``), or several.
 
     Raises:
         InputError: if one does not exist or cannot be opened, is a damaged or encrypted archive, or holds too much. No
@@ -103,9 +136,16 @@ def find_sources(paths: FilePath | Sequence[FilePath]) -> list[Source]:
     """
     given = [paths] if isinstance(paths, (str, PathLike)) else list(paths)
     found: set[Source] = set()
+    inside: dict[Path, set[Path]] = defaultdict(set)
     try:
         for each in map(Path, given):
-            found.update(_below(each))
+            archive = _archive_of(each)
+            if archive is None:
+                found.update(_below(each))
+            else:
+                inside[archive].add(each)
+        for archive, wanted in inside.items():
+            found.update(_picked(archive, wanted))
     except OSError as error:
         raise InputError(f"the DICOM input cannot be read ({error.strerror}): check the path") from None
     except (zipfile.BadZipFile, NotImplementedError):
@@ -126,6 +166,13 @@ def _below(path: Path) -> list[Source]:
     if not path.exists():
         raise InputError("the DICOM input does not exist: check the path")
     return _members(path) if zipfile.is_zipfile(path) else [Source(path)]
+
+
+def _picked(archive: Path, wanted: set[Path]) -> list[Source]:
+    sources = [source for source in _members(archive) if Path(source.address) in wanted]
+    if len(sources) < len(wanted):
+        raise InputError("the zip archive lacks a file of the DICOM input: check the path")
+    return sources
 
 
 def _members(path: Path) -> list[Source]:

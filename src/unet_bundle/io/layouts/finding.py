@@ -1,11 +1,13 @@
 """Finding the scans of a data set, whatever its layout."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.io.dicom.sources import holds_dicom, is_dicom_path
+from unet_bundle.io.dicom.study import Study, read_study
 from unet_bundle.io.layouts.bids import survey_bids
 from unet_bundle.io.layouts.description import read_dataset_json
 from unet_bundle.io.layouts.names import (
@@ -104,22 +106,54 @@ def no_cases(found: Survey) -> InputError:
     return InputError(f"{found.folder.name} ({found.layout}) has no labelled case: add labels with the images' names")
 
 
-def find_images(dataset_dir: FilePath | None, channels: int | None = None) -> list[Case]:
-    """The scans to segment: one file, the test scans of a data set, or every scan of a plain folder.
+def find_study(
+    dataset_dir: FilePath | None, channels: int | None = None, dicom: Mapping[str, Any] | None = None
+) -> Study | None:
+    """The DICOM study that a path leads to, or None if `find_images` finds other scans there.
 
     Args:
-        dataset_dir: a scan; a data set in the Decathlon's or nnU-Net's layout that has test scans; or a folder that
-            holds scans directly. Hidden files are left out, among them the ``._*`` copies that macOS makes.
+        dataset_dir: a folder without other scans directly in it, a zip archive, a DICOMDIR or a DICOM file.
+        channels: channels of a scan.
+        dicom: arguments of `unet_bundle.io.DicomSeriesReader`.
+
+    Raises:
+        ConfigError: see `unet_bundle.io.dicom.study.read_study`.
+        InputError: see there.
+    """
+    path = Path(dataset_dir) if dataset_dir is not None else None
+    if path is None or not path.exists() or is_scan(path):
+        return None
+    if path.is_dir() and ((path / "dataset.json").is_file() or scans_in(path) or not holds_dicom(path)):
+        return None
+    return read_study(path, dicom or {}, channels) if is_dicom_path(path) else None
+
+
+def find_images(
+    dataset_dir: FilePath | None, channels: int | None = None, dicom: Mapping[str, Any] | None = None
+) -> list[Case]:
+    """The scans to segment: one file, the test scans of a data set, every scan of a plain folder, or of a DICOM study.
+
+    Args:
+        dataset_dir: a scan; a data set in the Decathlon's or nnU-Net's layout that has test scans; a folder that
+            holds scans directly; or a DICOM study (see `find_study`), whose fitting series are taken and the others
+            logged with the reason. Hidden files are left out, among them the ``._*`` copies that macOS makes.
         channels: channels of a scan. If that is more than one, files of a plain folder that are all named
             ``<case>_0000``, ``<case>_0001``, ... are taken for channels; None: each file is a scan.
+        dicom: arguments of `unet_bundle.io.DicomSeriesReader`; with ``modality`` only such series fit.
 
     Returns:
-        ``{"image": path}`` for each scan, sorted by case name; a list of paths where each channel is a file.
+        ``{"image": path}`` for each scan, sorted by case name; a list of paths where each channel is a file. For a
+        DICOM series ``{"image": paths of its files, "series": SeriesInstanceUID}``.
 
     Raises:
         InputError: if the path is not given or missing, no scan is found, a listed file is not there,
-            a channel is missing, or two scans would give results of one name.
+            a channel is missing, two scans would give results of one name, or no series of a study fits.
     """
+    study = find_study(dataset_dir, channels, dicom)
+    if study is not None:
+        for reason in study.reasons():
+            logger.warning("%s", reason)
+        return study.cases()
     if dataset_dir is not None and is_scan(Path(dataset_dir)):
         return [{"image": str(dataset_dir)}]
     folder = existing_folder(dataset_dir)
@@ -135,7 +169,7 @@ def find_images(dataset_dir: FilePath | None, channels: int | None = None) -> li
     scans = scans_in(folder)
     if not scans:
         raise InputError(
-            f"the folder {folder.name} holds no {' or '.join(VOLUME_SUFFIXES)} file "
+            f"the folder {folder.name} holds no volume ({', '.join(VOLUME_SUFFIXES)}) "
             f"and no picture ({', '.join(PICTURE_SUFFIXES)}): give the folder of the scans"
         )
     if channels is not None and channels > 1:

@@ -7,13 +7,18 @@ from pathlib import Path
 
 from unet_bundle.errors import InputError
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii")
-"""File name endings of the volumes that are looked for, longest first."""
+VOLUME_SUFFIXES = (
+    *(".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr"),
+    *(".mha", ".mhd", ".mgz", ".mgh", ".hdr"),
+)
+"""File name endings of the volumes that are looked for, longest first; of a file in two parts the header's."""
 
 PICTURE_SUFFIXES = (".png", ".tiff", ".tif")
 """File name endings of two-dimensional images; beside volumes they are taken for previews and left out."""
 
 SUFFIXES = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
+
+_SECOND_PART = ".img"  # of a .hdr, which is the one that is looked for
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})")
 _SEPARATORS = "_-. "
@@ -88,7 +93,7 @@ def existing_folder(dataset_dir: FilePath | None) -> Path:
 
 def _stem(path: FilePath) -> str:
     name = Path(path).name
-    for suffix in SUFFIXES:
+    for suffix in (*SUFFIXES, _SECOND_PART):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name

@@ -9,6 +9,7 @@ from unet_bundle.planning.template.shared import (
     STARTED,
     Config,
     cases,
+    dicom_reading,
     grid,
     is_colour,
     loading,
@@ -24,6 +25,7 @@ from unet_bundle.planning.template.shared import (
 
 def inference_config(plan: Plan) -> Config:
     """``inference.json``: scans of a folder to label maps on their own grids; complete by itself, as hosts need."""
+    dicom = dicom_reading(plan)
     return {
         "config_files": ["inference.json"],
         "bundle_root": ".",
@@ -37,16 +39,19 @@ def inference_config(plan: Plan) -> Config:
         "num_workers": 0,
         "labels": plan.labels,
         **grid(plan),
+        **dicom,
+        **results(plan),
         "displayable_configs": {"overlap": "@overlap", "sw_batch_size": "@sw_batch_size"},
         "network_def": network(plan),
         "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": loading(plan, ["image"])},
+        "preprocessing": {"_target_": "Compose", "transforms": loading(plan, ["image"], dicom)},
         "dataset": {
             "_target_": "Dataset",
             "data": {
                 "_target_": "unet_bundle.io.find_images",
                 "dataset_dir": "@dataset_dir",
                 **({"channels": plan.in_channels} if plan.in_channels > 1 and not is_colour(plan) else {}),
+                **{name: f"@{name}" for name in dicom},
             },
             "transform": "@preprocessing",
         },
@@ -75,6 +80,7 @@ def inference_config(plan: Plan) -> Config:
                     "keys": "pred",
                     "output_dir": "@output_dir",
                     "dtype": "uint8" if len(plan.labels) <= 256 else "uint16",
+                    **{name: f"@{name}" for name in results(plan)},
                 },
             ],
         },
@@ -100,6 +106,13 @@ def inference_config(plan: Plan) -> Config:
         "initialize": STARTED,
         "run": ["$@evaluator.run()"],
     }
+
+
+def results(plan: Plan) -> Config:
+    """The format of results, and what formats beyond NIfTI say of them; nothing for pictures, whose results are PNG."""
+    if plan.unit != "mm":
+        return {}
+    return {"output_format": "auto", "segments": plan.segments, "algorithm": plan.algorithm}
 
 
 def evaluate_config(plan: Plan) -> Config:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from unet_bundle.io import wanted_channels
@@ -28,12 +30,37 @@ def network(plan: Plan) -> Config:
     return {"_target_": "unet_bundle.networks.UNet", **plan.network}
 
 
-def loading(plan: Plan, keys: list[str]) -> list[Config]:
-    """Read, turn to the plan's axes, resample, normalise: what training and inference do alike."""
+DICOM_MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"}
+"""What task cards call a modality, and what DICOM calls it."""
+
+
+def dicom_reading(plan: Plan) -> Config:
+    """How DICOM series are read, as a top-level value; nothing for planes, which come as pictures."""
+    if plan.unit != "mm":
+        return {}
+    stated = {DICOM_MODALITIES.get(name.upper()) for name in plan.modality}
+    modality = stated.pop() if len(stated) == 1 else None
+    options = {"series_uid": None, "volume": None, "on_tilt": "refuse", "on_gaps": "refuse"}
+    return {"dicom": {"modality": modality, **options}}
+
+
+def loading(plan: Plan, keys: list[str], dicom: Mapping[str, Any] = MappingProxyType({})) -> list[Config]:
+    """Read, turn to the plan's axes, resample, normalise: what training and inference do alike.
+
+    Args:
+        plan: the plan.
+        keys: ``["image"]``, or with ``"label"``.
+        dicom: `dicom_reading`, where the config has it.
+    """
     channels = [wanted_channels(plan.modality), 1][: len(keys)]
     modes = ["bilinear", "nearest"][: len(keys)]
     return [
-        {"_target_": "unet_bundle.io.LoadImaged", "keys": keys, "channels": channels},
+        {
+            "_target_": "unet_bundle.io.LoadImaged",
+            "keys": keys,
+            "channels": channels,
+            **{name: f"@{name}" for name in dicom},
+        },
         *[merging(k) for k in keys[1:] if plan.label_values is not None],
         *[
             {"_target_": "unet_bundle.transforms.CheckLabelsd", "keys": k, "num_classes": "@num_classes"}

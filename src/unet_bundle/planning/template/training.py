@@ -31,7 +31,7 @@ MAX_SAMPLES_PER_CLASS = 10_000
 """Voxels of a class that are remembered as possible middles of patches, spread evenly over it."""
 
 
-def _patch_transforms(plan: Plan) -> list[Config]:
+def _patch_transforms(plan: Plan) -> list[Config | str]:
     """What the loader does anew for every patch: draw it, and change intensities or leave both to the device."""
     both: Mapping[str, Any] = {"keys": ["image", "label"]}
     label_type = "$torch.uint8" if len(plan.labels) <= 256 else "$torch.float32"

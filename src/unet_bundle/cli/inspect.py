@@ -1,0 +1,98 @@
+"""``unet-bundle inspect``: what a folder, an archive or a file holds, and what would be read of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unet_bundle.cli.workflow import say
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK
+
+if TYPE_CHECKING:
+    from unet_bundle.io.dicom.inspection import Inspected, Inspection
+
+EPILOG = """\
+Only headers are read. Names and ids of patients are never shown, nor names of DICOM files and folders, nor
+descriptions of series, where people write such names; --show-descriptions shows the last of these.
+The exit code is 0 if at least one series can be read, else 1.
+
+examples:
+  unet-bundle inspect study/
+  unet-bundle inspect study.zip --json"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "inspect",
+        help="say what a folder or file holds and what would be read of it",
+        description="Say, series by series, what a DICOM folder or other scans hold, and what the reader would do.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="a folder, a .zip, a DICOMDIR, or a scan")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--show-descriptions", action="store_true", help="show series descriptions, which may name a patient"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Inspect a path."""
+    from unet_bundle.io.inspection import inspect_path
+
+    if not args.path.exists():
+        raise ConfigError("PATH does not exist: give a folder, a .zip or a scan.")
+    try:
+        found = inspect_path(args.path, show_descriptions=args.show_descriptions)
+    except InputError as error:
+        if not args.json:
+            raise
+        say(json.dumps({"volumes": [], "left_out": {}, "error": str(error)}, indent=2))
+        return EXIT_CASES_FAILED
+    if args.json:
+        volumes = [dataclasses.asdict(volume) for volume in found.volumes]
+        say(json.dumps({"volumes": volumes, "left_out": dict(found.left_out), "error": None}, indent=2))
+    else:
+        for line in table(found):
+            say(line)
+    return EXIT_OK if any(volume.refusal is None for volume in found.volumes) else EXIT_CASES_FAILED
+
+
+def table(found: Inspection) -> list[str]:
+    """The lines for a person: one for each volume, and below it what is wrong with it.
+
+    Args:
+        found: as `unet_bundle.io.inspection.inspect_path` gives it.
+    """
+    from unet_bundle.geometry import format_shape, format_spacing
+
+    rows = [("", "size", "spacing in mm", "plane", "files", "")]
+    for volume in found.volumes:
+        size = format_shape(volume.size) if volume.size else "?"
+        spacing = format_spacing(volume.spacing) if volume.spacing else "?"
+        verdict = "read" if volume.refusal is None else "refused"
+        rows.append((volume.name, size, spacing, volume.plane or "?", str(volume.files), verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    shown = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = shown[:1]
+    for volume, line in zip(found.volumes, shown[1:], strict=True):
+        lines += [line, *_notes(volume)]
+    lines += [f"left out: {count} object{'s' if count > 1 else ''}, {why}" for why, count in found.left_out.items()]
+    readable = sum(volume.refusal is None for volume in found.volumes)
+    return [*lines, f"{readable} of {len(found.volumes)} can be read."]
+
+
+def _notes(volume: Inspected) -> list[str]:
+    notes = [f"description: {volume.description}"] if volume.description else []
+    refusal = (volume.refusal or "").removeprefix(f"{volume.name} ")
+    # The refusal is the problem with the remedy behind it: saying both would be saying it twice.
+    notes += [problem for problem in volume.problems if problem != refusal]
+    notes += [refusal] if refusal else []
+    return [f"    {note}" for note in notes]

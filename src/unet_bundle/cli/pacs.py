@@ -1,0 +1,146 @@
+"""`predict` from a PACS: a study comes by DICOMweb into a temporary folder, results go back."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unet_bundle.cli.workflow import say
+from unet_bundle.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from unet_bundle.io.dicomweb import DicomWeb, RemoteSeries
+
+logger = logging.getLogger(__name__)
+
+EPILOG = """\
+With --dicomweb the series come from a PACS, and INPUT is left out. Login and password stand in ~/.netrc (or in the
+file that the environment variable NETRC names), never on the command line."""
+
+
+@dataclass(frozen=True)
+class Pacs:
+    """Where a study comes from.
+
+    Attributes:
+        server: the DICOMweb server.
+        study: StudyInstanceUID.
+        series: SeriesInstanceUID; None for all that fit.
+    """
+
+    server: DicomWeb
+    study: str
+    series: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let `parser` take a study from a PACS."""
+    group = parser.add_argument_group("from a PACS")
+    group.add_argument("--dicomweb", metavar="URL", help="root of a DICOMweb service, such as https://host/dicom-web")
+    group.add_argument("--study", metavar="UID", help="StudyInstanceUID")
+    group.add_argument("--series", metavar="UID", help="SeriesInstanceUID; without it every series that fits")
+    group.add_argument("--store", action="store_true", help="store the results there")
+
+
+def pacs_of(args: argparse.Namespace) -> Pacs | None:
+    """The PACS that the arguments name, None if they name none; nothing is asked of it.
+
+    Raises:
+        ConfigError: if they do not go together, or a UID or the URL is none.
+    """
+    from unet_bundle.io.dicomweb import DicomWeb, check_uid
+
+    if args.dicomweb is None:
+        for option in ("study", "series", "store"):
+            if getattr(args, option):
+                raise ConfigError(f"--{option} is for a PACS: give its --dicomweb URL.")
+        if args.input is None:
+            raise ConfigError("INPUT is missing: give a scan or a folder of scans, and the folder for the label maps.")
+        return None
+    server = DicomWeb(args.dicomweb)
+    if args.input is not None:
+        raise ConfigError("--dicomweb takes the place of INPUT: give BUNDLE and OUTPUT only.")
+    if args.study is None:
+        raise ConfigError("--dicomweb needs a study: give its UID by --study.")
+    for what in ("study", "series"):
+        if getattr(args, what) is not None:
+            check_uid(getattr(args, what), what)
+    return Pacs(server, args.study, args.series)
+
+
+@contextmanager
+def fetched(pacs: Pacs, modality: str | None) -> Iterator[tuple[Path, list[str]]]:
+    """The study's series in a temporary folder that is removed afterwards, whatever happens.
+
+    Args:
+        pacs: where from.
+        modality: that the bundle was trained on, None if any: series of others are not fetched.
+
+    Yields:
+        The folder, and why series of the study are not in it, a line for each.
+
+    Raises:
+        InputError: if the server cannot be reached or refuses, or nothing there fits.
+    """
+    from unet_bundle.io.dicom.frames import MODALITIES
+
+    found = pacs.server.series(pacs.study)
+    if pacs.series is not None:
+        found = [each for each in found if each.uid == pacs.series]
+        if not found:
+            raise InputError(f"{pacs.server.host} has no such series in the study: check the UID")
+    wanted = MODALITIES if modality is None else (modality,)
+    left_out = [
+        f"{_name(each)} is {each.modality}, the model needs {modality or ' or '.join(MODALITIES)}"
+        for each in found
+        if each.modality not in wanted
+    ]
+    fitting = [each for each in found if each.modality in wanted]
+    if not fitting:
+        raise InputError(f"the study holds no series to segment: {'; '.join(left_out)}")
+    with tempfile.TemporaryDirectory(prefix="unet-bundle-") as folder:
+        for number, series in enumerate(fitting, 1):
+            logger.info("fetching %s, %d of %d", _name(series), number, len(fitting))
+            pacs.server.fetch(pacs.study, series, Path(folder, f"{number:04d}"))
+        yield Path(folder), left_out
+
+
+def store_results(pacs: Pacs, output: Path, items: Sequence[Mapping[str, Any]]) -> None:
+    """Store the results of these series, those of earlier runs too, which an interrupted run may have left unsent.
+
+    Args:
+        pacs: where to.
+        output: folder of the results.
+        items: the series.
+
+    Raises:
+        InputError: if the server cannot be reached, refuses, or does not keep one.
+    """
+    files = [path for item in items for path in sorted(output.glob(f"{item['series']}_*.dcm"))]
+    if not files:
+        return
+    pacs.server.store(files)
+    say(f"{len(files)} result{'' if len(files) == 1 else 's'} stored on {pacs.server.host}")
+
+
+def check_storable(output_format: str) -> None:
+    """Refuse to store what is no DICOM, before hours of work.
+
+    Raises:
+        ConfigError: if `output_format` is another.
+    """
+    if output_format != "auto" and not output_format.startswith(("dicom-seg", "rtstruct")):
+        raise ConfigError(f"--store is for DICOM results, the format is {output_format!r}: leave it or take dicom-seg.")
+
+
+def _name(series: RemoteSeries) -> str:
+    from unet_bundle.io.dicom.grouping import UID_ENDING
+
+    number = "" if series.number is None else f" {series.number}"
+    return f"{series.modality} series{number} (...{series.uid[-UID_ENDING:]})"

@@ -1,0 +1,70 @@
+"""What `predict` segments: the scans of a folder, or the series of a DICOM study that fit the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unet_bundle.cli.workflow import SEPARATOR
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be segmented.
+
+    Attributes:
+        items: for the config's data set.
+        left_out: why series of a DICOM study are not among them, a line for each.
+        is_study: whether it is DICOM.
+    """
+
+    items: list[Item]
+    left_out: list[str] = field(default_factory=list)
+    is_study: bool = False
+
+
+def find_work(path: Path, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Work:
+    """Find the scans.
+
+    Args:
+        path: a scan, a folder of scans, or a DICOM study.
+        config: inference.json.
+        overrides: values that replace those of the config.
+
+    Raises:
+        ConfigError: if the DICOM reader does not know an option.
+        InputError: if there is nothing to segment.
+    """
+    from unet_bundle.io import find_images, find_study
+
+    channels = config["dataset"]["data"].get("channels")
+    study = find_study(path, channels, reading_options(config, overrides))
+    if study is not None:
+        return Work(study.cases() if study.fitting or len(study.series) < 2 else [], study.reasons(), is_study=True)
+    return Work(find_images(path, channels) if path.is_dir() else [{"image": str(path)}])
+
+
+def reading_options(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """How DICOM is read: the config's ``dicom`` with its overrides.
+
+    Args:
+        config: inference.json; of a bundle of older make without ``dicom``.
+        overrides: such as ``{"dicom::on_tilt": "resample"}``.
+    """
+    options = dict(overrides.get("dicom", config.get("dicom")) or {})
+    prefix = f"dicom{SEPARATOR}"
+    options.update({key.removeprefix(prefix): value for key, value in overrides.items() if key.startswith(prefix)})
+    return options
+
+
+def result_name(item: Mapping[str, Any], output_format: str) -> str:
+    """File name of the result: of a DICOM series by its UID, since a folder may bear a patient's name."""
+    from unet_bundle.io import output_name
+
+    if "series" in item:
+        return output_name(item["series"], output_format=output_format, dicom=True)
+    return output_name(item["image"], output_format=output_format)

@@ -1,0 +1,257 @@
+"""Label maps of DICOM series as contours, in an RT Structure Set (PS3.3 A.19)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unet_bundle import __version__
+from unet_bundle.errors import ConfigError
+from unet_bundle.io.dicom.record import SourceSeries, SourceSlice
+from unet_bundle.io.files import replacing
+from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
+from unet_bundle.io.segments import Segment, segments_of
+from unet_bundle.io.source_grid import on_slices, source_header, source_series
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+logger = logging.getLogger(__name__)
+
+MANUFACTURER = "unet-bundle"
+RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"
+"""SOP class that a structure set refers to its study by; retired, and demanded still."""
+
+DECIMALS = 4
+"""Of a contour's coordinates in mm."""
+
+_PATIENT_AND_STUDY = (
+    *("SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
+    *("PatientAge", "PatientSize", "PatientWeight", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID"),
+    *("ReferringPhysicianName", "AccessionNumber", "StudyDescription"),
+)
+
+Polygon = npt.NDArray[np.float64]
+
+
+class RtStructWriter:
+    """Write a label map as closed contours in the planes of the series it was made from.
+
+    A contour runs half way between the voxels inside and those outside, so that every voxel's centre lies on its side.
+    Holes are reached through a channel of no width (the keyhole technique of PS3.3 C.8.8.6.3), so any rule of filling
+    gives the same voxels. A class that does not occur is a structure without contours.
+
+    Args:
+        dtype: of the label map, ``"uint8"`` or ``"uint16"``.
+        segments: see `unet_bundle.io.segments.segments_of`.
+        algorithm: ``name`` and ``version`` of what made the label map.
+
+    Raises:
+        ConfigError: if contourpy or pydicom is not installed.
+    """
+
+    def __init__(
+        self,
+        dtype: npt.DTypeLike = np.uint8,
+        segments: Mapping[str, Mapping[str, Any]] | None = None,
+        algorithm: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            import contourpy  # noqa: F401
+            import pydicom  # noqa: F401
+        except ImportError:
+            raise ConfigError("writing RTSTRUCT needs more packages: pip install 'unet-bundle[rtstruct]'") from None
+        self.dtype, self.described, self.algorithm = np.dtype(dtype), segments, algorithm or {}
+        self.labels: npt.NDArray[Any] = np.empty((0, 0, 0), self.dtype)
+        self.source: SourceSeries | None = None
+
+    def set_data_array(self, data_array: Any, channel_dim: int | None = 0) -> None:
+        """Take the label map; see `unet_bundle.io.label_arrays.label_array` for arguments and errors."""
+        self.labels = label_array(data_array, self.dtype, channel_dim)
+
+    def set_metadata(self, meta_dict: Mapping[str, Any]) -> None:
+        """Take the series from the metadata of the label map's `MetaTensor`, and bring the label map to its slices.
+
+        Raises:
+            ConfigError: if the label map is not on the grid that was read, or that was no DICOM series.
+        """
+        meta = {key: on_cpu(value) for key, value in meta_dict.items()}
+        self.source = source_series(meta, "rtstruct")
+        check_on_grid(self.labels, meta, tuple(int(side) for side in meta["spatial_shape"]))
+        self.labels = on_slices(self.labels, meta, self.source)
+
+    def write(self, filename: str | PathLike[str], verbose: bool = False) -> None:
+        """Write under a temporary name beside the final one, then rename it: nothing half-written stays.
+
+        Raises:
+            ConfigError: if the label map has a value that is not described.
+            InputError: if the series lacks what a result must repeat or refer to.
+        """
+        if self.source is None:
+            raise ConfigError("RtStructWriter writes what set_metadata was called for: call it first")
+        path = Path(filename)
+        planes = self.labels.transpose(2, 1, 0)
+        dataset = _structure_set(source_header(self.source), self.source, self.algorithm)
+        for segment in segments_of(self.described, planes):
+            _add_structure(dataset, segment, self.source, planes, self.algorithm)
+        with replacing(path) as temporary:
+            dataset.save_as(temporary, enforce_file_format=True)
+        if verbose:
+            logger.info("wrote %s", path.name)
+
+
+def contours_of(mask: npt.NDArray[np.bool_]) -> Iterator[Polygon]:
+    """Closed contours round the voxels of a plane.
+
+    Args:
+        mask: [rows, columns].
+
+    Yields:
+        Corners [points, 2] as column and row, the last not the first again.
+    """
+    from contourpy import FillType, contour_generator
+
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return
+    # Within the voxels' own box and one voxel round it, so that contours close at the edge of the picture, too.
+    box = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1).astype(np.float64)
+    filled: Any = contour_generator(z=box, fill_type=FillType.OuterOffset).filled(0.5, 2.0)
+    for points, offsets in zip(*filled, strict=True):
+        rings = [_corners(points[start : end - 1]) for start, end in itertools.pairwise(offsets)]
+        yield _with_keyholes(rings) + np.array([columns[0] - 1, rows[0] - 1])
+
+
+def _corners(ring: Polygon) -> Polygon:
+    """The ring without points in the middle of straight lines."""
+    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+    return ring[np.abs(turns) > 1e-9]
+
+
+def _with_keyholes(rings: Sequence[Polygon]) -> Polygon:
+    """The outer ring and its holes as one, each hole joined where it is nearest: there and back by the same line."""
+    outline, *holes = rings
+    for hole in holes:
+        distances = np.linalg.norm(outline[:, None] - hole[None], axis=2)
+        at, start = np.unravel_index(int(distances.argmin()), distances.shape)
+        around = np.roll(hole, -int(start), axis=0)
+        outline = np.concatenate([outline[: at + 1], around, around[:1], outline[at:]])
+    return outline
+
+
+def _structure_set(header: Dataset, source: SourceSeries, algorithm: Mapping[str, Any]) -> Dataset:
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    now = dt.datetime.now(dt.timezone.utc)
+    dataset = Dataset()
+    for keyword in _PATIENT_AND_STUDY:
+        if keyword in header:
+            dataset.add(header[keyword])
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = RT_STRUCTURE_SET, generate_uid()
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", generate_uid(), 1
+    name = str(algorithm.get("name") or MANUFACTURER)[:64]
+    dataset.SeriesDescription, dataset.OperatorsName = name, ""
+    dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, name
+    dataset.SoftwareVersions, dataset.InstanceNumber = __version__, 1
+    dataset.InstanceCreationDate = dataset.StructureSetDate = now.strftime("%Y%m%d")
+    dataset.InstanceCreationTime = dataset.StructureSetTime = now.strftime("%H%M%S")
+    dataset.TimezoneOffsetFromUTC = "+0000"
+    dataset.StructureSetLabel, dataset.ApprovalStatus = "SEGMENTATION", "UNAPPROVED"
+    dataset.FrameOfReferenceUID = header.FrameOfReferenceUID
+    dataset.PositionReferenceIndicator = header.get("PositionReferenceIndicator", "")
+    images = {(each.sop_instance_uid, _frame_number(each, source)): each for each in source.slices}
+    series = _item(
+        SeriesInstanceUID=header.SeriesInstanceUID,
+        ContourImageSequence=[_reference(each, source) for each in images.values()],
+    )
+    study = _item(
+        ReferencedSOPClassUID=STUDY_COMPONENT,
+        ReferencedSOPInstanceUID=header.StudyInstanceUID,
+        RTReferencedSeriesSequence=[series],
+    )
+    dataset.ReferencedFrameOfReferenceSequence = [
+        _item(FrameOfReferenceUID=header.FrameOfReferenceUID, RTReferencedStudySequence=[study])
+    ]
+    dataset.StructureSetROISequence, dataset.ROIContourSequence, dataset.RTROIObservationsSequence = [], [], []
+    return dataset
+
+
+def _add_structure(
+    dataset: Dataset,
+    segment: Segment,
+    source: SourceSeries,
+    planes: npt.NDArray[Any],
+    algorithm: Mapping[str, Any],
+) -> None:
+    structure = _item(
+        ROINumber=segment.value,
+        ReferencedFrameOfReferenceUID=dataset.FrameOfReferenceUID,
+        ROIName=segment.label,
+        ROIGenerationAlgorithm="AUTOMATIC",
+        ROIGenerationDescription=" ".join(str(algorithm.get(key, "")) for key in ("name", "version")).strip()[:64],
+    )
+    contours = []
+    axes = np.asarray(source.orientation).reshape(2, 3)
+    per_index = np.stack([axes[0] * source.pixel_spacing[1], axes[1] * source.pixel_spacing[0]])
+    for plane, each in zip(planes, source.slices, strict=True):
+        for polygon in contours_of(plane == segment.value):
+            points = np.asarray(each.position) + polygon @ per_index
+            contours.append(
+                _item(
+                    ContourImageSequence=[_reference(each, source)],
+                    ContourGeometricType="CLOSED_PLANAR",
+                    NumberOfContourPoints=len(points),
+                    ContourData=[format(length, f".{DECIMALS}f") for length in points.ravel()],
+                )
+            )
+    contour = _item(ROIDisplayColor=list(segment.color), ReferencedROINumber=segment.value)
+    if contours:
+        contour.ContourSequence = contours
+    observation = _item(
+        ObservationNumber=segment.value,
+        ReferencedROINumber=segment.value,
+        RTROIInterpretedType="ORGAN",
+        ROIInterpreter="",
+    )
+    dataset.StructureSetROISequence.append(structure)
+    dataset.ROIContourSequence.append(contour)
+    dataset.RTROIObservationsSequence.append(observation)
+
+
+def _frame_number(each: SourceSlice, source: SourceSeries) -> int | None:
+    """Number of the plane in an object of several; None for a file of its own, and for a tile, which has none."""
+    same = [other.frame for other in source.slices if other.sop_instance_uid == each.sop_instance_uid]
+    return each.frame + 1 if len(set(same)) > 1 else None
+
+
+def _reference(each: SourceSlice, source: SourceSeries) -> Dataset:
+    reference = _item(ReferencedSOPClassUID=each.sop_class_uid, ReferencedSOPInstanceUID=each.sop_instance_uid)
+    number = _frame_number(each, source)
+    if number is not None:
+        reference.ReferencedFrameNumber = number
+    return reference
+
+
+def _item(**elements: Any) -> Dataset:
+    from pydicom import Dataset
+
+    dataset = Dataset()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset

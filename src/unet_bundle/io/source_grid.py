@@ -1,0 +1,118 @@
+"""Label maps of DICOM series back on the series' own slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.geometry import Affine, as_4x4, lps_to_ras, slices_affine
+from unet_bundle.io.dicom.record import SourceSeries
+from unet_bundle.io.dicom.resampling import to_source_slices
+from unet_bundle.io.dicom.stack import DISTANCE_TOLERANCE, DISTANCE_TOLERANCE_MM
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SOURCE = "dicom_source"
+"""Where the metadata hold the record of a DICOM series."""
+
+_TYPE_2 = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+"""Elements of patient and study that must be there, be it empty."""
+
+
+def is_dicom(meta: Mapping[str, Any]) -> bool:
+    """Whether an image was read from a DICOM series."""
+    return SOURCE in meta
+
+
+def source_series(meta: Mapping[str, Any], output_format: str) -> SourceSeries:
+    """The planes that an image was read from.
+
+    Args:
+        meta: of the image.
+        output_format: that needs them, for the message.
+
+    Raises:
+        ConfigError: if the image is not of a DICOM series.
+    """
+    if not is_dicom(meta):
+        raise ConfigError(f"output_format {output_format!r} is for DICOM series only: use 'nifti' or 'nrrd'")
+    return SourceSeries.from_json(str(meta[SOURCE]))
+
+
+def on_slices(labels: npt.NDArray[Any], meta: Mapping[str, Any], source: SourceSeries) -> npt.NDArray[Any]:
+    """A label map on the grid that the reader gave, on the series' own slices.
+
+    Args:
+        labels: [columns, rows, slices].
+        meta: with ``original_affine``.
+        source: of the same metadata.
+
+    Returns:
+        [columns, rows, planes]; where reading resampled nothing, `labels` itself.
+    """
+    return to_source_slices(labels, as_4x4(meta["original_affine"]), source)
+
+
+def grid_of_slices(meta: Mapping[str, Any], source: SourceSeries) -> Affine:
+    """The affine of the series' own slices, for formats that place them by one: a tilt stands in its third column.
+
+    Args:
+        meta: with ``original_affine``.
+        source: of the same metadata.
+
+    Returns:
+        4x4, voxel index to mm, RAS.
+
+    Raises:
+        InputError: if their distances differ, which no affine can say.
+    """
+    if not source.resampled:
+        return as_4x4(meta["original_affine"])
+    positions = source.positions
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    off_place = np.abs(positions - positions[0] - step * np.arange(len(positions))[:, None]).max()
+    if off_place > max(DISTANCE_TOLERANCE * float(np.linalg.norm(step)), DISTANCE_TOLERANCE_MM):
+        raise InputError(
+            "the series has unequal slice distances, which NIfTI and NRRD cannot say: "
+            "use output_format 'dicom-seg' or 'rtstruct'"
+        )
+    axes = np.asarray(source.orientation).reshape(2, 3)
+    return lps_to_ras(slices_affine(axes, source.pixel_spacing, positions[0], step))
+
+
+def source_header(source: SourceSeries) -> Dataset:
+    """The header of a series' first slice, with patient and study, for results that must repeat them.
+
+    Raises:
+        InputError: if the file cannot be read any more, or lacks what a result must refer to.
+    """
+    import pydicom
+
+    file = source.slices[0].source
+    try:
+        contents: Any = file.path if file.member is None else BytesIO(file.read())
+        header = pydicom.dcmread(contents, stop_before_pixels=True, force=True)
+    except (OSError, pydicom.errors.InvalidDicomError):
+        raise InputError("the DICOM series cannot be read again: keep it until its result is written") from None
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        if not header.get(keyword):
+            raise InputError(
+                f"the DICOM series has no {keyword}, so no DICOM result can refer to it: use output_format 'nifti'"
+            )
+    if not all(each.sop_instance_uid and each.sop_class_uid for each in source.slices):
+        raise InputError(
+            "the DICOM series has instances without UID, so no DICOM result can refer to it: use output_format 'nifti'"
+        )
+    for keyword in _TYPE_2:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    return header
