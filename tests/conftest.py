@@ -1,8 +1,11 @@
 """What every test shares: the development data set, if it is there, and quiet, repeatable libraries."""
 
+import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -25,6 +28,20 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """The module that makes DICOM series to order, which lies beside the reader's tests; skips without pydicom."""
+    pytest.importorskip("pydicom", minversion="3.0")
+    path = Path(__file__).parent / "io" / "dicom" / "synthetic.py"
+    spec = importlib.util.spec_from_file_location("synthetic_dicom", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["synthetic_dicom"] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,19 @@
 import gzip
+import importlib.util
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
+
+from unet_bundle.io import LoadImaged
 
 SHAPE = (14, 12, 9)
 
@@ -74,3 +81,55 @@ def write_nifti(tmp_path: Path, labels: np.ndarray) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """The module that makes DICOM series to order."""
+    pytest.importorskip("pydicom", minversion="3.0")
+    spec = importlib.util.spec_from_file_location("synthetic_dicom", Path(__file__).parent / "dicom" / "synthetic.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+TERMS = {
+    "lobe": {
+        "value": 1,
+        "color": [200, 30, 10],
+        "category": {"value": "123037004", "scheme": "SCT", "meaning": "Anatomical Structure"},
+        "type": {"value": "10200004", "scheme": "SCT", "meaning": "Liver"},
+        "type_modifier": {"value": "7771000", "scheme": "SCT", "meaning": "Left"},
+        "region": {"value": "113345001", "scheme": "SCT", "meaning": "Abdomen"},
+    },
+    "absent": {"value": 2, "color": [0, 255, 0]},
+    "vessel": {"value": 3},
+}
+
+
+@pytest.fixture(scope="session")
+def terms() -> dict[str, dict[str, Any]]:
+    """Three segments: one with all its codes, one that no label map of these tests holds, one without codes."""
+    return TERMS
+
+
+@pytest.fixture
+def segmented(synthetic: ModuleType, tmp_path: Path) -> Callable[..., Any]:
+    """A function that writes a series and gives it with its label map, as it comes before `SaveImaged`."""
+
+    def make(kind: str = "axial", **options: Any) -> tuple[Any, MetaTensor]:
+        lean = {"tilt": {"lean": (0.0, 0.2)}, "gaps": {"depths": (0, 2, 4, 8, 10, 12, 16, 18)}}
+        options = {"shape": (13, 11, 8), **lean.get(kind, {"orientation": kind}), **options}
+        series = synthetic.write_series(tmp_path / kind, **options)
+        return series, label_of(series.folder)
+
+    return make
+
+
+def label_of(path: Any) -> MetaTensor:
+    """A label map without symmetry, with a hole, on the grid that a DICOM series is read on."""
+    image = LoadImaged(keys="image", dicom={"on_tilt": "resample", "on_gaps": "resample"})({"image": path})["image"]
+    labels = torch.zeros_like(image)
+    labels[0, 2:8, 3:8, 1:6], labels[0, 4:6, 5, 2:4], labels[0, 8:11, 2:5, 3:8] = 1, 0, 3
+    return labels

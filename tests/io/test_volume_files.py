@@ -298,6 +298,7 @@ def test_header_and_voxels_in_two_files_need_each_other(tmp_path, affine_of):
         assert refusal(tmp_path / name).startswith(f"{name} has its voxels in {data}, which is not beside it")
     assert refusal(tmp_path / "none.mha") == "none.mha does not exist: check the path"
     (tmp_path / "folder.mha").mkdir()
+    assert refusal(tmp_path / "folder.mha").startswith("folder.mha is a folder")
 
 
 def test_several_files_become_channels(tmp_path, affine_of):

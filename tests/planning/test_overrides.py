@@ -5,8 +5,6 @@ import pytest
 from unet_bundle.errors import ConfigError
 from unet_bundle.planning.overrides import SET_IN_CARD, Choices
 
-PAIR = {"labels": {"background": 0, "left": 1, "right": 2}, "left_right_pairs": [["left", "right"]]}
-
 
 def test_takes_the_stated_value_and_says_so(make_card):
     choices = Choices(make_card(overrides={"batch_size": 3}), 3)
@@ -35,6 +33,8 @@ def test_takes_the_stated_value_and_says_so(make_card):
         ),
         ({"mirror_axes": [0, 0]}, "different axes"),
         ({"mirror_axes": [3]}, "from 0 to 2"),
+        ({"elastic_prob": 1.5}, "from 0 to 1"),
+        ({"elastic_spacing": 0}, "above 0"),
         ({"overlap": 1}, "below 1"),
         ({"foreground_fraction": 1.5}, "from 0 to 1"),
         ({"learning_rate": float("nan")}, "above 0"),
@@ -45,9 +45,3 @@ def test_refuses_what_is_unknown_or_cannot_be_right(make_card, overrides, messag
     with pytest.raises(ConfigError, match=message) as refused:
         Choices(make_card(overrides=overrides), 3)
     assert "task card" in str(refused.value)
-
-
-def test_refuses_to_mirror_the_left_onto_the_right(make_card):
-    with pytest.raises(ConfigError, match="would make 'left' look like 'right'"):
-        Choices(make_card(**PAIR, overrides={"mirror_axes": [0, 2]}), 3)
-    Choices(make_card(**PAIR, overrides={"mirror_axes": [2]}), 3)

@@ -199,6 +199,15 @@ def test_random_transforms_give_patches_of_the_plans_size(any_plan):
         assert torch.isfinite(item["image"]).all()
 
 
+def test_left_and_right_change_places_where_the_card_wants_them_mirrored():
+    task = card(left_right_pairs=[["left", "right"]], overrides={"mirror_axes": [0, 1, 2]})
+    scan = [1.0, 1.0, 5.0], [96, 96, 24]
+    spatial = configs(make_plan(fingerprint(*scan, task), task, "24GB"))["train.json"]["train"]["spatial"]
+    assert spatial["flip_axes"] == [0, 1, 2]
+    assert spatial["swapped_labels"] == [[1, 2]]
+    assert max(spatial["rotate_range"]) == 30, "half a turn would bring left to right, and leave its label"
+
+
 def patch_transform(kind: str) -> dict[str, Any]:
     return configs(plan(kind))["train.json"]["train"]["spatial"]
 

@@ -19,7 +19,7 @@ from unet_bundle.cli.workflow import (
     read_config,
     say,
 )
-from unet_bundle.errors import ConfigError
+from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK
 
 FILES = ("inference.json",)
@@ -91,6 +91,9 @@ def _segment(args: argparse.Namespace, source: pacs.Pacs | None = None, unfetche
     overrides = parse_overrides(args.overrides, {**own, **_own(args)})
     config = read_config(args.bundle, FILES[0])
     work = find_work(args.input, config, overrides)
+    if not work.items:
+        _say_left_out([*unfetched, *work.left_out])
+        raise InputError("no series of the study fits the bundle: the reasons stand above.")
     images, name_format = work.items, _format(config, overrides)
     todo = [i for i in images if args.overwrite or not (args.output / result_name(i, name_format)).exists()]
     if source is None:
@@ -111,7 +114,7 @@ def _segment(args: argparse.Namespace, source: pacs.Pacs | None = None, unfetche
     _say_left_out([*unfetched, *work.left_out])
     if source is not None and args.store:
         pacs.store_results(source, args.output, [item for item in images if item["series"] not in refused])
-    return EXIT_CASES_FAILED if refused or not images else EXIT_OK
+    return EXIT_CASES_FAILED if refused else EXIT_OK
 
 
 def _own(args: argparse.Namespace) -> dict[str, str]:

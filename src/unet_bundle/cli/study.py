@@ -19,12 +19,10 @@ class Work:
     Attributes:
         items: for the config's data set.
         left_out: why series of a DICOM study are not among them, a line for each.
-        is_study: whether it is DICOM.
     """
 
     items: list[Item]
     left_out: list[str] = field(default_factory=list)
-    is_study: bool = False
 
 
 def find_work(path: Path, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Work:
@@ -44,7 +42,8 @@ def find_work(path: Path, config: Mapping[str, Any], overrides: Mapping[str, Any
     channels = config["dataset"]["data"].get("channels")
     study = find_study(path, channels, reading_options(config, overrides))
     if study is not None:
-        return Work(study.cases() if study.fitting or len(study.series) < 2 else [], study.reasons(), is_study=True)
+        alone = len(study.series) < 2  # then the refusal is the error itself
+        return Work(study.cases() if study.fitting or alone else [], study.reasons())
     return Work(find_images(path, channels) if path.is_dir() else [{"image": str(path)}])
 
 

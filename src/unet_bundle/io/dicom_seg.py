@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import struct
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -181,26 +182,28 @@ def _skeleton(
     images = _stand_ins(source, header, depth)
     descriptions = [_description(segment, identification) for segment in segments]
     try:
-        return hd.seg.Segmentation(
-            source_images=images,
-            pixel_array=voxels,
-            segmentation_type=kind,
-            segment_descriptions=descriptions,
-            series_instance_uid=generate_uid(),
-            series_number=1,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=name,
-            software_versions=__version__,
-            device_serial_number=version,
-            fractional_type="OCCUPANCY",
-            max_fractional_value=FULL,
-            content_label="SEGMENTATION",
-            content_description=name,
-            content_creator_name=f"{MANUFACTURER}^",
-            series_description=f"{name} {version}"[:64],
-        )
+        with warnings.catch_warnings():  # of an unusual patient's name highdicom warns with that name
+            warnings.simplefilter("ignore", UserWarning)
+            return hd.seg.Segmentation(
+                source_images=images,
+                pixel_array=voxels,
+                segmentation_type=kind,
+                segment_descriptions=descriptions,
+                series_instance_uid=generate_uid(),
+                series_number=1,
+                sop_instance_uid=generate_uid(),
+                instance_number=1,
+                manufacturer=MANUFACTURER,
+                manufacturer_model_name=name,
+                software_versions=__version__,
+                device_serial_number=version,
+                fractional_type="OCCUPANCY",
+                max_fractional_value=FULL,
+                content_label="SEGMENTATION",
+                content_description=name,
+                content_creator_name=f"{MANUFACTURER}^",
+                series_description=f"{name} {version}"[:64],
+            )
     except (ValueError, TypeError, AttributeError):  # their texts may show what stands in the header
         raise InputError(
             "the DICOM series has patient or study data that break the standard, so no DICOM SEG can repeat them: "

@@ -24,7 +24,8 @@ _CHOICES = (
     "configuration", "orientation", "spacing", "normalization", "patch_size", "network.channels", "network.strides",
     "network.kernel_sizes", "network.encoder", "network.convolutions_per_stage",
     "network.decoder_convolutions_per_stage", "network.norm", "network.activation", "network.dropout",
-    "network.deep_supervision", "batch_size", "mirror_axes", "foreground_fraction", "overlap", "learning_rate",
+    "network.deep_supervision", "batch_size", "mirror_axes", "elastic_prob", "elastic_sd",
+    "elastic_spacing", "foreground_fraction", "overlap", "learning_rate",
     "iterations_per_epoch", "max_epochs", "val_interval", "num_workers",
 )  # fmt: skip
 

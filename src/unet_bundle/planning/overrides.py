@@ -49,12 +49,6 @@ class Choices:
                 raise ConfigError(f"{name} under overrides in the task card must be {wanted}, not {value!r}")
         if "network" in card.overrides:
             self.network = _checked_network(card.overrides["network"])
-        if card.left_right_pairs and 0 in card.overrides.get("mirror_axes", []):
-            left, right_name = card.left_right_pairs[0]
-            raise ConfigError(
-                f"mirror_axes under overrides in the task card holds axis 0, which would make {left!r} look like "
-                f"{right_name!r}: leave out axis 0 or the left_right_pairs"
-            )
 
     def take(self, name: str, planned: Value, reason: str) -> Value:
         """The card's value of `name`, or else the planned one with its reason."""
@@ -117,6 +111,9 @@ def _rules(dims: int, channels: int) -> dict[str, tuple[str, Callable[[Any], boo
             lambda value: isinstance(value, list) and len(value) == channels and all(map(_is_scheme, value)),
         ),
         "mirror_axes": (f"a list of different axes from 0 to {dims - 1}", lambda value: _are_axes(value, dims)),
+        "elastic_prob": ("a share from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+        "elastic_sd": ("a length of at least 0", lambda value: _is_number(value) and value >= 0),
+        "elastic_spacing": ("a length above 0", lambda value: _is_number(value) and value > 0),
         "foreground_fraction": ("a share from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
         "overlap": ("a share of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1),
         "iterations_per_epoch": count,

@@ -8,6 +8,13 @@ from typing import Any
 from unet_bundle.errors import ConfigError
 from unet_bundle.io import ARTIFICIAL_INTELLIGENCE, wanted_channels
 from unet_bundle.planning.architecture import Architecture, network_reasons, plan_architecture, plan_batch_size
+from unet_bundle.planning.augmentation import (
+    ELASTIC_PROB,
+    WHY_ELASTIC_PROB,
+    check_mirror_axes,
+    elastic_lengths,
+    mirror_axes,
+)
 from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.configuration import Configuration, View, choose_view, length_unit
 from unet_bundle.planning.fingerprint import FORMAT
@@ -35,6 +42,10 @@ class Plan:
         network: Arguments of `unet_bundle.networks.UNet`.
         normalization: One scheme per channel (see `unet_bundle.transforms.NormalizeChannelsd`).
         mirror_axes: Axes of the scans that augmentation mirrors.
+        swapped_labels: Pairs of label values that change places where left and right are mirrored.
+        elastic_prob: Share of training patches that are deformed elastically.
+        elastic_sd: Standard deviation of the displacement of a control point, in `unit`.
+        elastic_spacing: Distance of control points, in `unit`.
         foreground_fraction: Share of training patches centred on a labelled voxel.
         overlap: Overlap of inference windows, as a share of the window.
         iterations_per_epoch: Steps per epoch.
@@ -75,6 +86,10 @@ class Plan:
     network: dict[str, Any]
     normalization: list[dict[str, Any]]
     mirror_axes: list[int]
+    swapped_labels: list[list[int]]
+    elastic_prob: float
+    elastic_sd: float
+    elastic_spacing: float
     foreground_fraction: float
     overlap: float
     iterations_per_epoch: int
@@ -140,7 +155,7 @@ def make_plan(
 
     view = choose_view(fingerprint, choices, configuration, architect)
     architecture, shape = view.architecture, view.shape
-    _check_mirror_axes(choices, view.slice_axis)
+    check_mirror_axes(choices, view.slice_axis)
     _explain_view(choices, view)
     choices.explain_network(network_reasons(architecture, target, view.spacing_of_patch, unit))
     batch_size = choices.take(
@@ -152,6 +167,7 @@ def make_plan(
         f"{in_gib(target.budget)} are planned for {memory} ({target.why_budget})"
     )
     choices.reasons["orientation"] = "one orientation for all scans, so that an axis means the same in each"
+    elastic_sd, elastic_spacing = elastic_lengths(architecture.patch_size, view.spacing_of_patch)
     iterations = choices.take(
         "iterations_per_epoch", target.iterations_per_epoch, "steps between two points of the learning curve"
     )
@@ -173,7 +189,13 @@ def make_plan(
         batch_size=batch_size,
         network=architecture.network,
         normalization=choices.take("normalization", *_normalization(fingerprint, card)),
-        mirror_axes=choices.take("mirror_axes", *_mirror_axes(card, dims, view.slice_axis)),
+        mirror_axes=choices.take("mirror_axes", *mirror_axes(card, dims, view.slice_axis)),
+        swapped_labels=[[card.labels[name] for name in pair] for pair in card.left_right_pairs],
+        elastic_prob=choices.take("elastic_prob", ELASTIC_PROB, WHY_ELASTIC_PROB),
+        elastic_sd=choices.take("elastic_sd", elastic_sd, f"{unit}; an eighth of elastic_spacing, as in the 3D U-Net"),
+        elastic_spacing=choices.take(
+            "elastic_spacing", elastic_spacing, f"{unit}; half the patch's shortest edge: the U-Net's three points"
+        ),
         foreground_fraction=choices.take(
             "foreground_fraction",
             0.33,
@@ -271,20 +293,3 @@ def _normalization(fingerprint: Mapping[str, Any], card: TaskCard) -> tuple[list
                 " all scans), so mean 0 and deviation 1 per image"
             )
     return schemes, "; ".join(reasons)
-
-
-def _check_mirror_axes(choices: Choices, slice_axis: int | None) -> None:
-    if slice_axis is not None and slice_axis in choices.overrides.get("mirror_axes", ()):
-        raise ConfigError(
-            f"mirror_axes under overrides in the task card holds axis {slice_axis}, across which slices are taken, so "
-            "that no slice has it: leave it out"
-        )
-
-
-def _mirror_axes(card: TaskCard, dims: int, slice_axis: int | None) -> tuple[list[int], str]:
-    axes = [axis for axis in range(dims) if axis != slice_axis]
-    if not card.left_right_pairs:
-        return axes, "the task card names no left/right pairs, so a mirrored organ is the same organ"
-    left, right = card.left_right_pairs[0]
-    reason = f"not across left and right (axis 0): it would make {left!r} look like {right!r}"
-    return [axis for axis in axes if axis != 0], reason

@@ -59,11 +59,15 @@ def _spatial(plan: Plan) -> Config:
         "mode": ["bilinear", "nearest"],
         "indices_key": "label_indices",
         "foreground_fraction": "@foreground_fraction" if plan.slice_axis is None else 1.0,
+        "elastic_prob": "@elastic_prob",
+        "elastic_sd": "@elastic_sd",
+        "elastic_spacing": "@elastic_spacing",
         "rotate_range": _rotation(plan),
         "rotate_prob": 0.3,
         "zoom_range": [0.7, 1.4],
         "zoom_prob": 0.3,
         "flip_axes": _mirror_axes(plan),
+        **({"swapped_labels": plan.swapped_labels} if plan.swapped_labels and 0 in plan.mirror_axes else {}),
         "spacing": _spacing(plan),
         "deferred": "@augment_on_device",
     }
@@ -130,7 +134,8 @@ def _rotation(plan: Plan) -> list[float]:
     # Half a turn and one flip make a mirror image: where left and right must stay, neither may be all the way round,
     # unless the turn is about their own axis.
     about_left_right = len(spacing) == 3 and thickest == 0
-    in_plane = HALF_TURN if 0 in plan.mirror_axes or about_left_right else TILT
+    free = 0 in plan.mirror_axes and not plan.swapped_labels
+    in_plane = HALF_TURN if free or about_left_right else TILT
     if plan.spatial_dims == 2:
         return [in_plane]
     if spacing[thickest] >= 3 * min(spacing):
@@ -164,6 +169,9 @@ def train_config(plan: Plan) -> Config:
         "weight_decay": 0.01,
         "precision": "auto",
         "foreground_fraction": plan.foreground_fraction,
+        "elastic_prob": plan.elastic_prob,
+        "elastic_sd": plan.elastic_sd,
+        "elastic_spacing": plan.elastic_spacing,
         "val_overlap": 0.25,
         "sw_batch_size": plan.batch_size,
         "num_workers": plan.num_workers,
