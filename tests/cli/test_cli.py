@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         (["--batch_size=4", "b"], ["b"], ["--batch_size", "4"]),
         (["b", "--seed", "-1"], ["b"], ["--seed", "-1"]),
         (["b", "--output_dir", "a=b"], ["b"], ["--output_dir", "a=b"]),
-        (["--max_epochs", "3", "b", "--dry_run"], ["--max-epochs", "3", "b", "--dry-run"], []),
+        (["--max_epochs", "3", "b", "--dry_run"], ["--max-epochs", "3", "--dry-run", "b"], []),  # options first
         (["--max_epochs=3", "b"], ["--max-epochs=3", "b"], []),
     ],
 )

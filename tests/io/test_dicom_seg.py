@@ -19,9 +19,7 @@ ALGORITHM = {"name": "Lobes in CT", "version": "1.2.3", "family": {"value": "123
 
 
 def save(labels, folder, terms, output_format="dicom-seg"):
-    save = SaveImaged(
-        keys="pred", output_dir=folder, output_format=output_format, segments=terms, algorithm=ALGORITHM
-    )
+    save = SaveImaged(keys="pred", output_dir=folder, output_format=output_format, segments=terms, algorithm=ALGORITHM)
     save({"pred": labels})
     (path,) = folder.iterdir()
     return path
@@ -94,7 +92,9 @@ def test_a_resampled_series_gets_its_result_on_its_own_slices(segmented, terms, 
         groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
         for groups in dataset.PerFrameFunctionalGroupsSequence
     ]
-    uids = {pydicom.dcmread(file).ImagePositionPatient[2]: pydicom.dcmread(file).SOPInstanceUID for file in series.files}
+    uids = {
+        pydicom.dcmread(file).ImagePositionPatient[2]: pydicom.dcmread(file).SOPInstanceUID for file in series.files
+    }
     assert named == [uids[place] for place in placed[:, 2]]
 
 
@@ -171,7 +171,7 @@ def test_frames_of_any_number_of_voxels_are_packed_right(segmented, tmp_path):
 
 
 def test_frames_of_a_multiframe_object_are_referred_to_by_number(synthetic, terms, tmp_path):
-    series, file = synthetic.write_multiframe(tmp_path / "in", shape=(13, 11, 8))
+    _, file = synthetic.write_multiframe(tmp_path / "in", shape=(13, 11, 8))
     image = LoadImaged(keys="image")({"image": file})["image"]
     labels = torch.zeros_like(image)
     labels[0, 3:6, 4:8, 2:5] = 1
@@ -211,6 +211,38 @@ def test_a_series_that_nothing_can_refer_to_is_refused(synthetic, segmented, ter
     assert not list((tmp_path / "out").iterdir()), "nothing half-written"
 
 
+@pytest.mark.parametrize("missing", ["FrameOfReferenceUID", "StudyInstanceUID"])
+def test_auto_falls_back_to_nifti_for_it(segmented, terms, tmp_path, caplog, missing):
+    series, labels = segmented(edit=lambda _, dataset: delattr(dataset, missing))
+    path = save(labels, tmp_path / "out", terms, "auto")
+    assert path.name == f"{pydicom.dcmread(series.files[0]).SeriesInstanceUID}_seg.nii.gz"
+    assert f"has no {missing}" in caplog.text
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 100", "", "ISO_IR 192"])
+@pytest.mark.parametrize("output_format", ["dicom-seg", "rtstruct"])
+def test_names_in_any_character_set_are_kept(segmented, terms, tmp_path, charset, output_format):
+    name = "Groß^Zoë" if charset else "Gross^Zoe"
+
+    def edit(_, dataset):
+        dataset.SpecificCharacterSet, dataset.PatientName = charset, name
+
+    _, labels = segmented(edit=edit)
+    path = save(labels, tmp_path / "out", terms, output_format)
+    assert str(pydicom.dcmread(path).PatientName) == name
+
+
+def test_a_name_spelt_unusually_is_shown_nowhere(segmented, terms, tmp_path, caplog, recwarn):
+    def edit(_, dataset):
+        dataset.PatientName = "PLANTEDALONE"
+
+    _, labels = segmented(edit=edit)
+    recwarn.clear()
+    save(labels, tmp_path / "out", terms)
+    shown = caplog.text + "".join(str(each.message) for each in recwarn)
+    assert "PLANTED" not in shown
+
+
 def test_a_series_that_is_gone_is_named_in_one_sentence(segmented, terms, tmp_path):
     series, labels = segmented()
     for file in series.files:
@@ -243,8 +275,9 @@ def test_tiles_of_a_mosaic_have_their_own_places(shared_data, tmp_path, terms):
     image = LoadImaged(keys="image", dicom={"volume": 1})({"image": folder})["image"]
     labels = torch.zeros_like(image)
     labels[0, 20:30, 25:40, 3:7] = 1
-    found, expected = by_pydicom(save(labels, tmp_path / "out", terms)), points(
-        np.argwhere(labels[0].numpy() == 1), lps_to_ras(labels.affine.numpy())
+    found, expected = (
+        by_pydicom(save(labels, tmp_path / "out", terms)),
+        points(np.argwhere(labels[0].numpy() == 1), lps_to_ras(labels.affine.numpy())),
     )
     np.testing.assert_allclose(found[1], expected, atol=1e-3)
     source = SourceSeries.from_json(labels.meta["dicom_source"])

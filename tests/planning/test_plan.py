@@ -94,7 +94,7 @@ def test_every_choice_has_a_reason(make_fingerprint, make_card):
     chosen = {
         "spacing", "orientation", "patch_size", "batch_size", "normalization", "mirror_axes", "foreground_fraction",
         "overlap", "iterations_per_epoch", "max_epochs", "val_interval", "learning_rate", "memory_bytes",
-        "configuration", "num_workers",
+        "configuration", "num_workers", "elastic_prob", "elastic_sd", "elastic_spacing",
     }  # fmt: skip
     arguments = {f"network.{name}" for name in plan.network} - {
         "network.spatial_dims", "network.in_channels", "network.out_channels",

@@ -167,8 +167,9 @@ def test_training_and_inference_prepare_an_image_alike(any_plan):
         assert train[key] == infer[key]
 
     def of_the_image(component: dict[str, Any]) -> dict[str, Any]:
-        first = {"keys", "channels", "mode"}
-        return {k: (v[:1] if isinstance(v, list) else [v]) if k in first else v for k, v in component.items()}
+        first = {"keys", "channels", "mode"}  # how DICOM is read stands where DICOM is: training has files
+        kept = {k: v for k, v in component.items() if k != "dicom"}
+        return {k: (v[:1] if isinstance(v, list) else [v]) if k in first else v for k, v in kept.items()}
 
     transforms = [t for t in train["train"]["deterministic_transforms"] if "image" in t["keys"]]
     assert list(map(of_the_image, transforms)) == list(map(of_the_image, infer["preprocessing"]["transforms"]))
@@ -246,3 +247,17 @@ def test_monai_finds_the_ids_it_requires(names, kind, tiny_bundle, phantom_data)
     )
     workflow.initialize()
     assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize(
+    ("modality", "dicom"),
+    [(["MRI"], "MR"), (["mr"], "MR"), (["CT"], "CT"), (["PET"], "PT"), (["T1"], None), (["CT", "PET"], None)],
+)
+def test_dicom_of_another_modality_is_refused_where_the_card_states_one_that_dicom_knows(
+    modality: list[str], dicom: str | None
+) -> None:
+    task = card(modality=modality)
+    config = configs(make_plan(fingerprint([1.0, 1.0, 1.0], [64, 64, 64], task), task))["inference.json"]
+    assert config["dicom"]["modality"] == dicom
+    assert config["preprocessing"]["transforms"][0]["dicom"] == "@dicom"
+    assert config["dataset"]["data"]["dicom"] == "@dicom"

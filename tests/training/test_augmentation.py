@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from monai.transforms import RandAdjustContrastd, RandGaussianNoised, RandGaussianSmoothd
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedTrainer
+from monai.losses import DiceCELoss
+from monai.transforms import AsDiscreted, Compose, RandAdjustContrastd, RandGaussianNoised, RandGaussianSmoothd
 
-from unet_bundle.training import PrepareBatch, collate
+from unet_bundle.training import PrepareBatch, TrainStep, collate
 from unet_bundle.transforms import RandIntensityd, RandSpatiald
 
 PATCH = (12, 16, 10)
@@ -62,6 +65,28 @@ def test_patches_are_the_same_wherever_they_are_computed(seed: int, device: str)
     assert image_there.shape == (3, 2, *PATCH)
     assert torch.allclose(image_there.cpu(), image, atol=1e-3)
     assert (label_there.cpu() != label).float().mean() < (1e-3 if device == "cuda" else 1e-9)
+
+
+def test_a_trainer_takes_what_is_deferred() -> None:
+    """Through MONAI's engine, which takes its batch apart into cases, and a loader with a worker."""
+    spatial, intensity = chain(deferred=True)
+    chained = Compose([spatial, intensity])
+    loader = DataLoader(Dataset(scans(), chained), batch_size=3, collate_fn=collate, num_workers=1)
+    network = torch.nn.Conv3d(2, 3, 1)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=2,
+        train_data_loader=loader,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.1),
+        loss_function=DiceCELoss(to_onehot_y=True, softmax=True),
+        prepare_batch=PrepareBatch(spatial, intensity),
+        iteration_update=TrainStep(),
+        postprocessing=AsDiscreted("pred", argmax=True),
+    )
+    trainer.run()
+    assert trainer.state.iteration == 2
+    assert [case["image"].shape for case in trainer.state.batch] == [(2, *PATCH)] * 3
 
 
 def test_only_what_a_patch_needs_is_sent() -> None:

@@ -120,13 +120,18 @@ def store_results(pacs: Pacs, output: Path, items: Sequence[Mapping[str, Any]]) 
         items: the series.
 
     Raises:
-        InputError: if the server cannot be reached, refuses, or does not keep one.
+        InputError: if the server cannot be reached, refuses, or does not keep one; or a series has no DICOM result, as
+            one that lacks the UIDs which that would refer to.
     """
-    files = [path for item in items for path in sorted(output.glob(f"{item['series']}_*.dcm"))]
-    if not files:
-        return
-    pacs.server.store(files)
-    say(f"{len(files)} result{'' if len(files) == 1 else 's'} stored on {pacs.server.host}")
+    results = [sorted(output.glob(f"{item['series']}_*.dcm")) for item in items]
+    files = [path for found in results for path in found]
+    if files:
+        pacs.server.store(files)
+        say(f"{len(files)} result{'' if len(files) == 1 else 's'} stored on {pacs.server.host}")
+    if not all(results):
+        raise InputError(
+            f"{results.count([])} of {len(items)} series have no DICOM result to store: see the lines above."
+        )
 
 
 def check_storable(output_format: str) -> None:

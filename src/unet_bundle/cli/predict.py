@@ -9,7 +9,7 @@ from typing import Any
 
 from unet_bundle.cli import pacs
 from unet_bundle.cli.cases import check_model, make_folder, run_one_by_one, say_refused
-from unet_bundle.cli.study import find_work, reading_options, result_name
+from unet_bundle.cli.study import find_work, is_done, reading_options
 from unet_bundle.cli.workflow import (
     OVERRIDES_HELP,
     add_bundle,
@@ -95,7 +95,7 @@ def _segment(args: argparse.Namespace, source: pacs.Pacs | None = None, unfetche
         _say_left_out([*unfetched, *work.left_out])
         raise InputError("no series of the study fits the bundle: the reasons stand above.")
     images, name_format = work.items, _format(config, overrides)
-    todo = [i for i in images if args.overwrite or not (args.output / result_name(i, name_format)).exists()]
+    todo = [i for i in images if args.overwrite or not is_done(i, args.output, name_format)]
     if source is None:
         say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, {**overrides, "dataset::data": todo}, "infer")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unet_bundle.cli.workflow import SEPARATOR
+from unet_bundle.runtime import SEPARATOR
 
 Item = dict[str, Any]
 
@@ -60,10 +60,21 @@ def reading_options(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     return options
 
 
-def result_name(item: Mapping[str, Any], output_format: str) -> str:
-    """File name of the result: of a DICOM series by its UID, since a folder may bear a patient's name."""
+def is_done(item: Mapping[str, Any], folder: Path, output_format: str) -> bool:
+    """Whether a scan's result is there.
+
+    Args:
+        item: of the config's data set.
+        folder: of the results.
+        output_format: one of `unet_bundle.io.FORMATS`.
+
+    Raises:
+        ConfigError: if the scan cannot have a result in that format.
+    """
     from unet_bundle.io import output_name
 
-    if "series" in item:
-        return output_name(item["series"], output_format=output_format, dicom=True)
-    return output_name(item["image"], output_format=output_format)
+    if "series" not in item:
+        return (folder / output_name(item["image"], output_format=output_format)).exists()
+    # A folder may bear a patient's name: so by the UID. Of a series that no SEG can refer to "auto" writes NIfTI.
+    formats = [output_format, *(["nifti"] if output_format == "auto" else [])]
+    return any((folder / output_name(item["series"], output_format=each, dicom=True)).exists() for each in formats)

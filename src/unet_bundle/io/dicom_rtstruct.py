@@ -19,7 +19,7 @@ from unet_bundle.io.dicom.record import SourceSeries, SourceSlice
 from unet_bundle.io.files import replacing
 from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
 from unet_bundle.io.segments import Segment, segments_of
-from unet_bundle.io.source_grid import on_slices, source_header, source_series
+from unet_bundle.io.source_grid import UTF_8, on_slices, source_header, source_series
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -35,7 +35,7 @@ DECIMALS = 4
 """Of a contour's coordinates in mm."""
 
 _PATIENT_AND_STUDY = (
-    *("SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
+    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
     *("PatientAge", "PatientSize", "PatientWeight", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID"),
     *("ReferringPhysicianName", "AccessionNumber", "StudyDescription"),
 )
@@ -156,6 +156,7 @@ def _structure_set(header: Dataset, source: SourceSeries, algorithm: Mapping[str
 
     now = dt.datetime.now(dt.timezone.utc)
     dataset = Dataset()
+    dataset.SpecificCharacterSet = UTF_8  # texts are decoded by now, whatever they were in
     for keyword in _PATIENT_AND_STUDY:
         if keyword in header:
             dataset.add(header[keyword])

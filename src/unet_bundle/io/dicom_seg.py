@@ -22,12 +22,14 @@ from unet_bundle.io.dicom.record import SourceSeries
 from unet_bundle.io.files import replacing
 from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
 from unet_bundle.io.segments import ARTIFICIAL_INTELLIGENCE, Code, Segment, segments_of
-from unet_bundle.io.source_grid import on_slices, source_header, source_series
+from unet_bundle.io.source_grid import UTF_8, on_slices, source_header, source_series
 
 if TYPE_CHECKING:
+    from highdicom.seg import SegmentDescription
     from pydicom import Dataset
 
 logger = logging.getLogger(__name__)
+logging.getLogger("highdicom").setLevel(logging.ERROR)  # it logs what it copies of a header
 
 SegmentationType = Literal["BINARY", "LABELMAP", "FRACTIONAL"]
 
@@ -153,7 +155,8 @@ class _Layout:
             if self.kind == "LABELMAP":
                 yield planes[index].astype(self.dtype).ravel()
             else:
-                yield (planes[index] == segment).view(np.uint8).ravel() * np.uint8(FULL if self.bits == 8 else 1)
+                inside = (planes[index] == segment).view(np.uint8).ravel()
+                yield inside if self.bits == 1 else inside * np.uint8(FULL)
 
 
 def _skeleton(
@@ -223,6 +226,7 @@ def _stand_ins(source: SourceSeries, header: Dataset, depth: float) -> list[Data
     for element in header:
         if element.tag.group in _REPEATED or element.keyword.startswith("LossyImageCompression"):
             common.add(element)
+    common.SpecificCharacterSet = UTF_8  # texts are decoded by now, whatever they were in
     common.SOPClassUID = _SINGLE_FRAME
     common.Rows = common.Columns = 1
     common.ImageOrientationPatient = [format_number_as_ds(float(cosine)) for cosine in source.orientation]
@@ -245,20 +249,23 @@ def _stand_in_uid(number: int) -> str:
 
 
 def _refer_to(skeleton: Dataset, source: SourceSeries) -> None:
-    """Put the true objects in the place of the stand-ins."""
+    """Put the true objects in the place of the stand-ins, and the planes in the series' order, not in highdicom's."""
     from pydicom import Dataset
 
     by_uid = {_stand_in_uid(number): each for number, each in enumerate(source.slices, 1)}
     shared = len({each.sop_instance_uid for each in source.slices}) < len(source.slices)
     tiled = len({(each.sop_instance_uid, each.frame) for each in source.slices}) < len(source.slices)
+    by_plane: dict[int, Dataset] = {}
     for groups in skeleton.PerFrameFunctionalGroupsSequence:
         (reference,) = groups.DerivationImageSequence[0].SourceImageSequence
+        by_plane[int(reference.ReferencedSOPInstanceUID.rpartition(".")[2])] = groups
         each = by_uid[reference.ReferencedSOPInstanceUID]
         reference.ReferencedSOPClassUID = each.sop_class_uid
         reference.ReferencedSOPInstanceUID = each.sop_instance_uid
         reference.SpatialLocationsPreserved = "NO" if tiled else "YES"
         if shared and not tiled:
             reference.ReferencedFrameNumber = each.frame + 1
+    skeleton.PerFrameFunctionalGroupsSequence = [by_plane[number] for number in sorted(by_plane)]
     references = []
     for uid, class_uid in {each.sop_instance_uid: each.sop_class_uid for each in source.slices}.items():
         reference = Dataset()
@@ -268,7 +275,7 @@ def _refer_to(skeleton: Dataset, source: SourceSeries) -> None:
     skeleton.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
 
 
-def _description(segment: Segment, identification: Any) -> Dataset:
+def _description(segment: Segment, identification: Any) -> SegmentDescription:
     import highdicom as hd
 
     codes = segment.codes

@@ -135,7 +135,7 @@ class DicomWeb:
         import pydicom
 
         for path in files:
-            with self._spoken("place for results"):
+            with self._spoken("place for results"), pydicom.config.disable_value_validation():
                 answer = self._client.store_instances([pydicom.dcmread(path)])
                 failed = answer.get("FailedSOPSequence")
             if failed:

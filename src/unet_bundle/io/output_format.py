@@ -23,7 +23,8 @@ SUFFIXES = {
 """Ending of a file in each format that a volume's result can have; all differ, so that one never passes for another."""
 
 FORMATS = (AUTO, *SUFFIXES)
-"""What ``output_format`` may be. ``"auto"``: of DICOM series DICOM SEG, of pictures PNG, of all other scans NIfTI."""
+"""What ``output_format`` may be. ``"auto"``: of pictures PNG, of DICOM series DICOM SEG, of all other scans NIfTI, and
+also of a DICOM series that lacks what a SEG must refer to: study, frame of reference, UIDs."""
 
 PICTURE_SUFFIX = ".png"
 

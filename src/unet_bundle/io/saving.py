@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor, NibabelWriter
 
-from unet_bundle.errors import ConfigError
+from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import as_4x4
 from unet_bundle.io.checks import SPATIAL_AXES
 from unet_bundle.io.dicom_rtstruct import RtStructWriter
@@ -21,7 +21,17 @@ from unet_bundle.io.dicom_seg import DicomSegWriter, SegmentationType
 from unet_bundle.io.files import replacing
 from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
 from unet_bundle.io.nrrd_writer import NrrdWriter
-from unet_bundle.io.output_format import AUTO, PNG, RTSTRUCT, check_format, format_for, output_name, suffix_of
+from unet_bundle.io.output_format import (
+    AUTO,
+    DICOM_SEG,
+    NIFTI,
+    PNG,
+    RTSTRUCT,
+    check_format,
+    format_for,
+    output_name,
+    suffix_of,
+)
 from unet_bundle.io.plane_writer import PlaneWriter
 from unet_bundle.io.source_grid import grid_of_slices, is_dicom, on_slices, source_series
 
@@ -135,8 +145,8 @@ class SaveImaged(monai.transforms.SaveImaged):
         output_postfix: appended to the case's name after an underscore.
         dtype: ``"uint8"``, or ``"uint16"`` for more than 256 classes.
         allow_missing_keys: whether a dictionary without one of the keys is accepted.
-        output_format: one of `unet_bundle.io.output_format.FORMATS`; ``"auto"`` writes DICOM SEG for DICOM series, PNG
-            for pictures and NIfTI for the rest.
+        output_format: one of `unet_bundle.io.output_format.FORMATS`; ``"auto"`` writes DICOM SEG for DICOM series
+            (NIfTI, with a warning, of one that lacks what a SEG refers to), PNG for pictures and NIfTI for the rest.
         segments: names, colours and coded terms for formats that hold them, see
             `unet_bundle.io.segments.segments_of`.
         algorithm: ``name``, ``version`` and ``family`` (a coded term) of the model, for DICOM.
@@ -199,12 +209,21 @@ class _StrictSaveImage(monai.transforms.SaveImage):
         if path.exists() and Path(source).exists() and path.samefile(source):
             raise ConfigError(f"{path.name} would replace the scan itself: give another output_dir or output_postfix")
         path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write(img, meta, chosen, path)
+        except InputError as error:
+            if self.output_format != AUTO or chosen != DICOM_SEG:
+                raise
+            logger.warning("%s; it is written as NIfTI", error)
+            self._write(img, meta, NIFTI, path.with_name(path.name.removesuffix(suffix_of(chosen)) + suffix_of(NIFTI)))
+        self._data_index += 1
+        return img
+
+    def _write(self, img: Any, meta: Mapping[str, Any], chosen: str, path: Path) -> None:
         writer = self._writer(chosen)
         writer.set_data_array(img)
         writer.set_metadata(meta)
         writer.write(path, verbose=True)
-        self._data_index += 1
-        return img
 
     def _writer(self, chosen: str) -> NiftiWriter | PlaneWriter | NrrdWriter | DicomSegWriter | RtStructWriter:
         if chosen == PNG:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SOURCE = "dicom_source"
 """Where the metadata hold the record of a DICOM series."""
 
+UTF_8 = "ISO_IR 192"
+"""SpecificCharacterSet of results: it holds every patient's name."""
+
 _TYPE_2 = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),

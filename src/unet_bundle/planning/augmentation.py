@@ -40,11 +40,6 @@ def check_mirror_axes(choices: Choices, slice_axis: int | None) -> None:
         )
 
 
-def elastic_lengths(patch_size: Sequence[int], spacing: Sequence[float]) -> tuple[float, float]:
-    """Standard deviation of the displacement of control points, and their distance, in the unit of `spacing`.
-
-    Three points along the shortest edge, as in the U-Net (Ronneberger et al. 2015), which move by an eighth of their
-    distance, as in the 3D U-Net (Çiçek et al. 2016).
-    """
-    shortest = min(edge * length for edge, length in zip(patch_size, spacing, strict=True) if edge > 1)
-    return round(shortest / 16, 2), round(shortest / 2, 2)
+def control_spacing(patch_size: Sequence[int], spacing: Sequence[float]) -> float:
+    """Distance of control points, in the unit of `spacing`: three along the shortest edge, as in the U-Net (2015)."""
+    return round(min(edge * length for edge, length in zip(patch_size, spacing, strict=True) if edge > 1) / 2, 2)

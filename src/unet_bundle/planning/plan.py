@@ -12,7 +12,7 @@ from unet_bundle.planning.augmentation import (
     ELASTIC_PROB,
     WHY_ELASTIC_PROB,
     check_mirror_axes,
-    elastic_lengths,
+    control_spacing,
     mirror_axes,
 )
 from unet_bundle.planning.card import TaskCard
@@ -167,7 +167,11 @@ def make_plan(
         f"{in_gib(target.budget)} are planned for {memory} ({target.why_budget})"
     )
     choices.reasons["orientation"] = "one orientation for all scans, so that an axis means the same in each"
-    elastic_sd, elastic_spacing = elastic_lengths(architecture.patch_size, view.spacing_of_patch)
+    elastic_spacing = choices.take(
+        "elastic_spacing",
+        control_spacing(architecture.patch_size, view.spacing_of_patch),
+        f"{unit}; half the patch's shortest edge: the U-Net's three points",
+    )
     iterations = choices.take(
         "iterations_per_epoch", target.iterations_per_epoch, "steps between two points of the learning curve"
     )
@@ -192,10 +196,10 @@ def make_plan(
         mirror_axes=choices.take("mirror_axes", *mirror_axes(card, dims, view.slice_axis)),
         swapped_labels=[[card.labels[name] for name in pair] for pair in card.left_right_pairs],
         elastic_prob=choices.take("elastic_prob", ELASTIC_PROB, WHY_ELASTIC_PROB),
-        elastic_sd=choices.take("elastic_sd", elastic_sd, f"{unit}; an eighth of elastic_spacing, as in the 3D U-Net"),
-        elastic_spacing=choices.take(
-            "elastic_spacing", elastic_spacing, f"{unit}; half the patch's shortest edge: the U-Net's three points"
+        elastic_sd=choices.take(
+            "elastic_sd", round(elastic_spacing / 8, 2), f"{unit}; an eighth of elastic_spacing, as in the 3D U-Net"
         ),
+        elastic_spacing=elastic_spacing,
         foreground_fraction=choices.take(
             "foreground_fraction",
             0.33,

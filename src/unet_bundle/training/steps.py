@@ -66,6 +66,8 @@ class TrainStep:
             position = [self.seed, engine.state.iteration, engine.state.rank]
             torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
         inputs, targets = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+        # The engine takes its batch apart into cases later: what the loader gave may not be stacked yet.
+        engine.state.batch = {Keys.IMAGE: inputs, Keys.LABEL: targets}
 
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)

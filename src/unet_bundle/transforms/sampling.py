@@ -22,7 +22,7 @@ from unet_bundle.transforms.splines import ControlGrid
 
 FloatArray = npt.NDArray[np.float64]
 
-SLAB_VOXELS = 2**17
+SLAB_VOXELS = 2**18
 """Voxels whose coordinates are computed at a time: small enough for a CPU's cache, and little memory beside a patch."""
 GPU_SLAB_VOXELS = 2**22
 """The same on a GPU, where few large steps are faster."""
@@ -141,26 +141,27 @@ def _interpolated(
     grid = _Grid(draw, spatial_size, [2 / side for side in sides], [1 / side - 1 for side in sides], device)
     patches = [region.new_empty((region.shape[0], *spatial_size)) for region in regions]
     sources = [region if mode == "one-hot" else region.float() for region, mode in zip(regions, modes, strict=True)]
-    on_cpu = device.type == "cpu"
-    workers = torch.get_num_threads() if on_cpu else 1
-    rows = max((SLAB_VOXELS if on_cpu else GPU_SLAB_VOXELS) // math.prod(spatial_size[1:]), 1) * workers
+    # The slab does not depend on the number of threads: the same draw gives the same patch to the last bit.
+    rows = max((SLAB_VOXELS if device.type == "cpu" else GPU_SLAB_VOXELS) // math.prod(spatial_size[1:]), 1)
     for start in range(0, spatial_size[0], rows):
         stop = min(start + rows, spatial_size[0])
         slab = grid.rows(start, stop)
         for patch, source, mode in zip(patches, sources, modes, strict=True):
             if mode != "spline":
                 sample = _sample_one_hot if mode == "one-hot" else _sample
-                patch[:, start:stop] = sample(source, slab, mode, workers)
+                values = sample(source, slab, mode)
+                patch[:, start:stop] = values if patch.is_floating_point() else values.round()
     return [
         _spline(region, draw, spatial_size) if mode == "spline" else patch
         for region, patch, mode in zip(regions, patches, modes, strict=True)
     ]
 
 
-def _sample(source: torch.Tensor, grid: torch.Tensor, mode: str, workers: int) -> torch.Tensor:
+def _sample(source: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
     """The values of `source` at a grid; shape [channels, *grid.shape[:-1]]."""
     # On a CPU grid_sample runs one thread per image of the batch: the same image in equal shares keeps all busy.
-    shares = workers if grid.shape[0] % workers == 0 else 1
+    threads = torch.get_num_threads() if source.device.type == "cpu" else 1
+    shares = math.gcd(grid.shape[0], threads)
     parts = functional.grid_sample(
         source.expand(shares, *source.shape),
         grid.reshape(shares, grid.shape[0] // shares, *grid.shape[1:]),
@@ -171,10 +172,10 @@ def _sample(source: torch.Tensor, grid: torch.Tensor, mode: str, workers: int) -
     return parts.transpose(0, 1).reshape(source.shape[0], *grid.shape[:-1])
 
 
-def _sample_one_hot(source: torch.Tensor, grid: torch.Tensor, mode: str, workers: int) -> torch.Tensor:  # noqa: ARG001
+def _sample_one_hot(source: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:  # noqa: ARG001
     classes = torch.unique(source)
     classes = classes[classes != 0]
-    shares = [_sample((source == value).float(), grid, "bilinear", workers) for value in classes]
+    shares = [_sample((source == value).float(), grid, "bilinear") for value in classes]
     # Beyond the scan is background: it has what the others leave.
     background = 1 - sum(shares, torch.zeros((source.shape[0], *grid.shape[:-1]), device=source.device))
     winner = torch.stack([background, *shares]).argmax(dim=0)
@@ -187,7 +188,8 @@ def _spline(region: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int]) 
         ndimage.map_coordinates(channel, where, output=np.float32, order=3, mode="constant")
         for channel in region.cpu().numpy()
     ]
-    return torch.from_numpy(np.stack(channels)).to(region.device, region.dtype)
+    values = torch.from_numpy(np.stack(channels))
+    return (values if region.is_floating_point() else values.round()).to(region.device, region.dtype)
 
 
 class _Grid:

@@ -76,6 +76,9 @@ class DicomSeriesReader(ImageReader):
         for name, value in (("on_tilt", on_tilt), ("on_gaps", on_gaps)):
             if value not in ("refuse", "resample"):
                 raise ConfigError(f"{name} is {value!r}: it must be 'refuse' or 'resample'")
+        for name, text in (("series_uid", series_uid), ("series_description", series_description)):
+            if text is not None and not isinstance(text, str):  # the ending of a UID looks like a number
+                raise ConfigError(f"{name} is {text!r}: it must be text, in quotes within quotes on a command line")
         if modality is not None and modality not in MODALITIES:
             raise ConfigError(f"modality is {modality!r}: DICOM is read for {', '.join(MODALITIES)}")
         if volume is not None and (isinstance(volume, bool) or not isinstance(volume, int) or volume < 1):
