@@ -100,6 +100,23 @@ def test_planes_are_scored_in_their_two_axes() -> None:
             assert row[:4] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_volume_of_one_slice_has_the_distances_of_its_plane(axis: int) -> None:
+    """Across a single voxel everything would be surface, and every distance too small."""
+    prediction, label = (volume[:, :, 5] for volume in random_pair(1)[:2])
+    spacing = [0.5, 2.0]
+    planes = case_scores(prediction, label, CLASSES, np.diag([*spacing, 1.0, 1.0]))
+    thin = [np.expand_dims(plane, axis) for plane in (prediction, label)]
+    spacing.insert(axis, 5.0)
+    volumes = case_scores(*thin, CLASSES, np.diag([*spacing, 1.0]))
+    assert [row[:3] for row in volumes] == [pytest.approx(row[:3]) for row in planes]
+
+
+def test_a_single_voxel_is_its_own_surface() -> None:
+    voxel = np.ones((1, 1, 1), np.int32)
+    assert case_scores(voxel, voxel, 2, np.eye(4))[0][:3] == (1.0, 0.0, 1.0)
+
+
 def test_a_shift_of_a_cube_is_that_many_millimetres() -> None:
     label = np.zeros((30, 30, 30), np.int32)
     label[10:20, 10:20, 10:20] = 1

@@ -175,12 +175,16 @@ def test_cases_are_named_after_their_scans(cases, tmp_path):
 
 
 def test_the_worst_cases_are_drawn_and_older_pictures_go(cases, tmp_path):
+    former = {"worst": ["x", "y", "of_before"]}
+    (tmp_path / "scores.json").write_text(json.dumps(former))
     (tmp_path / "worst_3_of_before.png").touch()
+    (tmp_path / "worst_1_patient.png").touch()  # the prediction of a case of that name
     report = scored(cases, tmp_path, worst_cases=2)
     means = {name: np.mean(list(values.values())) for name, values in report["cases"].items()}
     assert report["worst"] == sorted(means, key=means.__getitem__)[:2]
     pictures = sorted(path.name for path in tmp_path.glob("*.png"))
-    assert pictures == [f"worst_{rank}_{name}.png" for rank, name in enumerate(report["worst"], start=1)]
+    drawn = [f"worst_{rank}_{name}.png" for rank, name in enumerate(report["worst"], start=1)]
+    assert pictures == sorted([*drawn, "worst_1_patient.png"])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def test_training_leaves_its_run_and_the_model(cli: Any, trained: Path) -> None:
     made = cli.files(trained / "runs" / "fold_0")
     assert {"best.pt", "last.pt", "curves.csv"} <= set(made)
     assert any("tfevents" in name for name in made)
-    assert cli.files(trained / "models") == ["model.pt"]
+    assert cli.files(trained / "models") == ["model.json", "model.pt"], "a server offers every *.pt"
     assert not [name for name in cli.files(trained) if name.endswith(".tmp")]
     with (trained / "runs" / "fold_0" / "curves.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]

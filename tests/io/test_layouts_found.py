@@ -19,8 +19,10 @@ from unet_bundle.io import (
     output_name,
     read_description,
     select_cases,
+    split_cases,
     survey_cases,
 )
+from unet_bundle.planning.card import load_card
 
 NNUNET = {
     "channel_names": {"0": "T1", "1": "T2"},
@@ -115,6 +117,19 @@ def test_a_missing_and_a_surplus_channel_are_refused(make):
     make(["imagesTr/b_0001.nii.gz", "imagesTr/a_0002.nii.gz"])
     with pytest.raises(InputError, match=r"^imagesTr/a_0002.nii.gz is one channel more than the 2"):
         find_cases(folder)
+
+
+def test_colour_pictures_of_nnunet_are_one_file_a_case(make):
+    names = [f"{folder}/{case}.png" for case in "ab" for folder in ("labelsTr",)]
+    names += ["imagesTr/a_0000.png", "imagesTr/b_0000.png", "imagesTs/c_0000.png"]
+    colours = {"0": "R", "1": "G", "2": "B"}
+    folder = make(names, {**NNUNET, "channel_names": colours, "file_ending": ".png"})
+    assert pairs(folder) == [([f"imagesTr/{case}_0000.png"], f"labelsTr/{case}.png") for case in "ab"]
+    assert find_images(folder) == [{"image": [str(folder / "imagesTs/c_0000.png")]}]
+    assert load_card(None, read_description(folder)).modality == ["red", "green", "blue"]
+    make([f"imagesTr/{case}_000{channel}.png" for case in "ab" for channel in (1, 2)])  # channels of their own
+    assert [len(image) for image, _ in pairs(folder)] == [3, 3]
+    assert read_description(folder)["modality"] == colours
 
 
 # --- images/ and labels/ ----------------------------------------------------------------------------------------
@@ -222,7 +237,21 @@ def test_bids_describes_itself(make):
         "licence": "CC0",
         "modality": {"0": "MRI"},
         "labels": {"0": "background", "1": "cord", "2": "lesion"},
+        "subject": "(sub-[^_]+)",
     }
+
+
+def test_bids_names_tell_the_subject_so_that_no_fold_tears_it_apart(make, tmp_path):
+    again = "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"
+    folder = make([*BIDS, again, "derivatives/manual/sub-01/ses-2/anat/sub-01_ses-2_dseg.nii.gz"])
+    description = read_description(folder)
+    card = load_card(None, {**description, "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "cord"}})
+    for fold in range(2):
+        parts = split_cases(find_cases(folder), fold, folds=2, subject_key=card.subject)
+        training, validation = ({case_name(case["image"])[:6] for case in part} for part in parts)
+        assert training.isdisjoint(validation)
+    (tmp_path / "card.yaml").write_text("modality: [MRI]\nlabels: {background: 0, cord: 1}\nsubject: ses-(.)")
+    assert load_card(tmp_path / "card.yaml", description).subject == "ses-(.)", "what the card states goes first"
 
 
 # --- patterns ---------------------------------------------------------------------------------------------------

@@ -98,8 +98,59 @@ def test_a_palette_is_read_as_the_colours_it_stands_for(tmp_path):
     picture.save(tmp_path / "p.png")
     expected = np.asarray(picture.convert("RGB"))
     np.testing.assert_array_equal(_load(tmp_path / "p.png").numpy(), np.moveaxis(expected, (0, 1, 2), (2, 1, 0)))
-    with pytest.raises(InputError, match="3 channels, the model needs 1"):
-        _load(tmp_path / "p.png", 1)
+
+
+def _palette(path, colours):
+    picture = Image.fromarray((GREY % 3).astype(np.uint8), mode="P")
+    picture.putpalette([part for colour in colours for part in colour])
+    picture.save(path)
+    return path
+
+
+@pytest.mark.parametrize("colours", [[(0, 0, 0), (128, 0, 0), (0, 128, 0)], [(0,) * 3, (127,) * 3, (255,) * 3]])
+def test_a_palette_is_no_label_map_for_its_indices_would_become_colours_or_other_greys(tmp_path, colours):
+    path = _palette(tmp_path / "label.png", colours)
+    with pytest.raises(InputError, match=r"^label\.png is a palette PNG: save the indices .* as grey$"):
+        _load(path, 1)
+    with pytest.raises(InputError, match=rf"^{tmp_path.name}/label\.png is a palette PNG"):
+        LoadImaged(keys="label", channels=1)({"label": str(path)})
+
+
+def test_a_palette_whose_greys_are_its_indices_is_grey(tmp_path):
+    path = _palette(tmp_path / "label.png", [(value,) * 3 for value in range(3)])
+    np.testing.assert_array_equal(_load(path, 1)[0].numpy(), (GREY % 3).T)
+
+
+@pytest.mark.parametrize(("samples", "extra"), [(2, "unspecified"), (4, "unspecified"), (4, "unassalpha")])
+def test_a_further_sample_of_a_tiff_is_alpha_only_if_the_file_says_so(tmp_path, samples, extra):
+    array = np.full((7, 12, samples), 255, np.uint8)
+    photometric = "minisblack" if samples == 2 else "rgb"
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, array, photometric=photometric, planarconfig="contig", extrasamples=[extra])
+    if extra == "unassalpha":
+        assert _load(path).shape == (3, 12, 7)
+        return
+    with pytest.raises(InputError, match=rf"^a\.tif has {samples} samples a pixel: save it in grey or RGB"):
+        _load(path)
+
+
+def test_whole_numbers_that_float32_would_round_are_refused(tmp_path):
+    values = GREY.astype(np.uint32)
+    values[0, 0] = 2**24
+    tifffile.imwrite(tmp_path / "exact.tif", values)
+    assert int(_load(tmp_path / "exact.tif")[0, 0, 0]) == 2**24
+    values[0, 0] += 1
+    tifffile.imwrite(tmp_path / "label.tif", values)
+    with pytest.raises(InputError, match=r"^label\.tif holds the whole number 16777217, which float32 rounds"):
+        _load(tmp_path / "label.tif")
+
+
+def test_the_only_file_of_a_case_may_be_a_picture_in_colour(tmp_path):
+    """As nnU-Net has them: case_0000.png holds red, green and blue."""
+    colour, grey = (_png(tmp_path / f"{name}_0000.png", array) for name, array in (("a", COLOUR), ("b", GREY)))
+    load = LoadImaged(keys="image", channels="RGB")
+    for path in (colour, grey):
+        torch.testing.assert_close(load({"image": [str(path)]})["image"], _load(path, "RGB"))
 
 
 def _animated(path):

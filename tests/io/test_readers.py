@@ -71,6 +71,15 @@ def test_scaled_integers_are_unscaled(write_nifti):
     np.testing.assert_allclose(load(path)[0].numpy(), raw * 2.5 - 1024)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64])
+def test_whole_numbers_that_float32_would_round_are_refused(write_nifti, dtype):
+    voxels = LABELS.astype(dtype)
+    voxels[0, 0, 0] = 2**24
+    assert int(load(write_nifti("exact.nii", voxels))[0, 0, 0, 0]) == 2**24
+    voxels[0, 0, 0] += 1
+    assert "holds the whole number 16777217, which float32 rounds" in refusal(write_nifti("rounded.nii", voxels))
+
+
 @pytest.mark.parametrize("trailing", [(1,), (1, 1), (1, 1, 1)])
 def test_trailing_singleton_axes_are_dropped(write_nifti, trailing):
     assert load(write_nifti(data=LABELS.reshape(SHAPE + trailing))).shape == (1, *SHAPE)

@@ -11,6 +11,7 @@ import yaml
 
 from unet_bundle import __version__
 from unet_bundle.errors import ConfigError
+from unet_bundle.io import find_cases, split_cases
 from unet_bundle.planning import bundle as bundle_module
 from unet_bundle.planning.bundle import (
     READERS,
@@ -23,6 +24,7 @@ from unet_bundle.planning.bundle import (
 )
 from unet_bundle.planning.card import TaskCard, load_card
 from unet_bundle.planning.plan import Plan, make_plan
+from unet_bundle.training.trained_cases import read_trained_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 FINGERPRINT = ROOT / "configs" / "hippocampus.fingerprint.json"
@@ -49,6 +51,17 @@ def test_the_shipped_bundle_is_what_its_files_in_configs_plan_byte_for_byte(hipp
     assert text == set(files)
     changed = [name for name, content in files.items() if (shipped / name).read_bytes() != content.encode("utf-8")]
     assert not changed, "plan it again: unet-bundle plan --fingerprint ... --card ... --scores ... --output bundle"
+
+
+def test_the_shipped_weights_are_noted_with_the_cases_they_were_trained_on(shared_data):
+    trained = read_trained_cases(ROOT / "bundle" / "models" / "model.pt")
+    assert trained is not None, "python scripts/note_trained_cases.py bundle DATASET --fold 0"
+    config = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text(encoding="utf-8"))
+    split = {"folds": config["folds"], "subject_key": config["subject_key"], "seed": config["split_seed"]}
+    found = find_cases(shared_data("task04_hippocampus"))
+    training, validation = split_cases(found, trained.fold, **split)
+    assert trained.among(training) == len(training) == len(trained.hashes)
+    assert trained.among(validation) == 0
 
 
 def test_files_are_pure_and_hold_no_path_of_the_machine(hippocampus, tiny_files):
@@ -212,6 +225,7 @@ def test_the_cards_text_is_in_the_metadata(hippocampus):
     [
         ("configs/inference.json", {"spacing": [2.0, 2.0, 2.0]}),
         ("configs/metadata.json", {"network_data_format": {}}),
+        ("configs/train.json", {"label_values": [[0], [2], [1]]}),
     ],
 )
 def test_planning_otherwise_over_weights_is_refused_and_planning_the_same_is_not(name, change, tiny_files, tmp_path):

@@ -149,6 +149,7 @@ def break_voxels(folder: Folder) -> Expected:
     folder.case(36, label=0 * ball)
     folder.case(37, label=np.stack([ball, ball], axis=-1))
     folder.case(38, label=np.where(ball, np.nan, 0).astype(np.float32))
+    folder.case(39, label=0 * ball + 1)
     many = int(ball.sum())
     return [
         ("error", "unreadable", image_of(30), "has 2 voxels that are NaN, infinite"),
@@ -158,6 +159,7 @@ def break_voxels(folder: Folder) -> Expected:
         ("error", "fractional labels", label_of(34), f"has {many} voxels between whole numbers (0.5)"),
         ("note", "float labels", label_of(35), "is stored as float64, but every value is whole: accepted"),
         ("warning", "empty label", label_of(36), "labels nothing but background"),
+        ("warning", "no background", label_of(39), "labels every voxel as foreground"),
         ("error", "label channels", label_of(37), "has 2 channels, a label map holds one whole number a voxel"),
         ("error", "unreadable", label_of(38), f"has {many} voxels that are NaN"),
     ]
@@ -170,7 +172,7 @@ def test_every_fault_of_a_broken_data_set_is_named_once_and_nothing_else(folder,
         [*break_files(folder), *break_grids(folder), *break_voxels(folder)],
         key=lambda one: (["error", "warning", "note"].index(one[0]), one[2]),
     )
-    assert len(expected) == 24
+    assert len(expected) == 25
     report = check(folder)
     assert found(report) == [one[:3] for one in expected]
     for finding, (*_, words) in zip(report.findings, expected, strict=True):

@@ -139,6 +139,20 @@ def test_a_stated_batch_makes_the_patch_fit(make_fingerprint, make_card):
     assert stated.patch_size < planned.patch_size
 
 
+def test_a_stated_patch_that_no_gpu_of_that_size_holds_is_refused(make_fingerprint, make_card):
+    card = make_card(overrides={"patch_size": [256, 256, 256]})
+    with pytest.raises(ConfigError, match=r"2 patches of 256 x 256 x 256 .* needs \d+\.\d\d GiB but 5\.76 GiB"):
+        make_plan(make_fingerprint([300, 300, 300], [1.0, 1.0, 1.0]), card, "8GB")
+
+
+def test_a_stated_patch_beyond_the_budget_of_a_cpu_is_slow_but_no_error(make_fingerprint, make_card):
+    fingerprint = make_fingerprint([300, 300, 300], [1.0, 1.0, 1.0])
+    plan = make_plan(fingerprint, make_card(overrides={"patch_size": [128, 128, 128]}))
+    assert plan.memory_bytes > TARGETS["cpu"].budget
+    assert "this is more, so that steps are slow" in plan.reasons["memory_bytes"]
+    assert "this is more" not in make_plan(fingerprint, make_card()).reasons["memory_bytes"]
+
+
 def test_a_stated_residual_encoder_is_counted_too(make_fingerprint, make_card):
     fingerprint = make_fingerprint(*HIPPOCAMPUS)
     residual = make_plan(fingerprint, make_card(overrides={"network": {"encoder": "residual"}}))
@@ -182,6 +196,7 @@ def test_a_short_training_is_validated_at_its_end(make_fingerprint, make_card):
         ({"labels": {"background": {}, "liver": {}}}, "has the labels"),
         ({"num_subjects": 3}, "set 'folds: 3' or less"),
         ({"num_subjects": 1}, "add scans of other subjects"),
+        ({"num_subjects": 50}, "100 cases of 50 subjects but the task card states no subject"),
     ],
 )
 def test_refuses_a_card_that_does_not_fit_the_fingerprint(make_fingerprint, make_card, change, message):

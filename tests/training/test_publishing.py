@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
 from unet_bundle.training import PublishModel, RunCheckpoints, TrainStep, weights_to_score
 from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
+from unet_bundle.training.trained_cases import write_trained_cases
 
 INPUTS = {"orientation": "RAS", "spacing": (1.0, 1.0, 2.5), "normalization": [{"scheme": "zscore"}]}
 
@@ -28,6 +30,16 @@ def seeing_only(network: UNet, label: int) -> dict[str, torch.Tensor]:
     return state
 
 
+Split = tuple[tuple[str, ...], tuple[str, ...]]
+"""Names of the training and of the validation cases."""
+
+FOLDS: list[Split] = [(("b", "c"), ("a",)), (("a", "c"), ("b",))]
+
+
+def cases(*names: str) -> list[dict[str, str]]:
+    return [{"image": f"somewhere/{name}.nii.gz", "label": f"else/{name}.nii.gz"} for name in names]
+
+
 BLIND, LOBE = 0, 1  # all background: Dice 0; all lobe: Dice above 0
 
 
@@ -37,7 +49,7 @@ def publish(
 ) -> Callable[..., Any]:
     """A function that ends a training with the given weights; returns the network after it, and the bundle's path."""
 
-    def end(label: int, items: Any = None, epoch: int = 1, fold: int = 0) -> tuple[UNet, Path]:
+    def end(label: int, items: Any = None, epoch: int = 1, fold: int = 0, split: Split = ((), ())) -> tuple[UNet, Path]:
         network = make_network()
         network.load_state_dict(seeing_only(network, label))
         trainer = make_trainer(network, patches, TrainStep("float32"))
@@ -56,6 +68,8 @@ def publish(
             fold,
             INPUTS,
             str(tmp_path / "configs" / "inference.json"),
+            cases(*split[0]),
+            cases(*split[1]),
         )(trainer)
         return network, path
 
@@ -65,7 +79,7 @@ def publish(
 def published(path: Path) -> dict[str, torch.Tensor]:
     state = load_checkpoint(path)
     assert {value.dtype for value in state.values()} == {torch.float16}
-    assert [p.name for p in path.parent.iterdir()] == ["model.pt"], "a server offers every file it finds there"
+    assert [p.name for p in path.parent.glob("*.pt")] == ["model.pt"], "a server offers every *.pt it finds there"
     return {key: value.float() for key, value in state.items()}
 
 
@@ -117,26 +131,55 @@ def test_without_validation_cases_the_last_weights_are_published(publish, make_n
         assert same(published(path), seeing_only(make_network(), label))
 
 
-def test_weights_of_another_fold_stay_for_they_have_seen_these_cases(publish, make_network, tmp_path, caplog):
+@pytest.mark.parametrize("fold", [0, 1], ids=["folds drawn otherwise", "another fold"])
+def test_weights_that_have_seen_the_validation_cases_stay(fold, publish, make_network, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="unet_bundle")
-    _, path = publish(BLIND, fold=0)
-    publish(LOBE, fold=1)
+    _, path = publish(BLIND, fold=0, split=FOLDS[0])
+    publish(LOBE, fold=fold, split=FOLDS[1])
     assert same(published(path), seeing_only(make_network(), BLIND))
-    assert "model.pt stays: it belongs to fold 0; those of this run are fold_1/best.pt." in caplog.text
-    assert (tmp_path / "runs" / "fold_1" / "best.pt").is_file()
+    assert "model.pt stays: it belongs to fold 0 and was trained on 1 of the 1 validation cases; " in caplog.text
+    assert f"those of this run are fold_{fold}/best.pt." in caplog.text
+    assert (tmp_path / "runs" / f"fold_{fold}" / "best.pt").is_file()
+
+
+def test_weights_that_have_seen_none_of_them_may_be_replaced_whatever_their_fold(publish, make_network):
+    publish(BLIND, fold=0, split=FOLDS[0])
+    _, path = publish(LOBE, fold=1, split=(("e",), ("f",)))
+    assert same(published(path), seeing_only(make_network(), LOBE))
 
 
 def test_weights_are_not_scored_on_cases_they_were_trained_on(publish):
-    _, path = publish(BLIND, fold=2)
-    assert weights_to_score(str(path), 2, "validation") == str(path)
-    assert weights_to_score(str(path), 0, "all") == str(path)
-    with pytest.raises(ConfigError, match=r"belongs to fold 2 .* evaluate --fold 2, or give --checkpoint runs/fold_0"):
-        weights_to_score(str(path), 0, "validation")
+    _, path = publish(BLIND, fold=2, split=FOLDS[0])
+    trained, validated = (cases(*names) for names in FOLDS[0])
+    assert weights_to_score(str(path), 2, "validation", validated) == str(path)
+    assert weights_to_score(str(path), 0, "all", trained + validated) == str(path)
+    with pytest.raises(
+        ConfigError, match=r"trained on 1 of the 2 validation .* fold 0: evaluate --fold 2, or give --checkpoint runs/f"
+    ):
+        weights_to_score(str(path), 0, "validation", cases("a", "b"))
+    with pytest.raises(ConfigError, match=r"of the 1 validation cases of fold 2: give --checkpoint runs/fold_2/best"):
+        weights_to_score(str(path), 2, "validation", cases("b"))  # the same fold, drawn with another seed
 
 
-def test_weights_of_an_unknown_fold_can_be_scored(tmp_path):
-    path = str(tmp_path / "models" / "model.pt")
-    assert weights_to_score(path, 3, "validation") == path
+def test_a_shipped_bundle_takes_along_what_its_weights_have_seen_but_no_names(publish, tmp_path):
+    _, path = publish(BLIND, fold=0, split=(("MEIER_HANS", "c"), ("a",)))
+    shipped = tmp_path / "elsewhere" / "models"
+    shutil.copytree(path.parent, shipped)
+    with pytest.raises(ConfigError, match="was trained on 1 of the 1 validation"):
+        weights_to_score(str(shipped / "model.pt"), 1, "validation", cases("MEIER_HANS"))
+    assert "MEIER" not in (shipped / "model.json").read_text()
+
+
+def test_weights_of_which_nothing_is_known_can_be_scored_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "models" / "model.pt"
+    assert weights_to_score(str(path), 3, "validation", cases("a")) == str(path)
+    assert not caplog.records, "there are none at all: that is said elsewhere"
+    path.parent.mkdir()
+    path.write_bytes(b"one")
+    write_trained_cases(path, 0, cases("a"))
+    path.write_bytes(b"others, put in their place by hand")
+    assert weights_to_score(str(path), 3, "validation", cases("a")) == str(path)
+    assert "Nothing is known of the cases models/model.pt was trained on" in caplog.text
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_the_files_of_a_run_hold_what_they_say(finished: Run):
     assert same(last["network"], finished.by_epoch[4])
     assert same(finished.load("models/model.pt"), halved(best))
     assert {v.dtype for v in finished.load("models/model.pt").values() if v.is_floating_point()} == {torch.float16}
-    assert [path.name for path in (finished.bundle / "models").iterdir()] == ["model.pt"]
+    assert sorted(path.name for path in (finished.bundle / "models").iterdir()) == ["model.json", "model.pt"]
     assert not list(finished.bundle.rglob("*.tmp"))
 
 

@@ -2,7 +2,8 @@
 
 The surface of a class is its voxels that have a face neighbour outside it (or lie at the edge of the scan), at their
 centres: the definition of MetricsReloaded (Maier-Hein et al. 2024, Nature Methods 21:195) and of MONAI without
-sub-voxels, whose values these are. They are computed here because MONAI's functions want one-hot volumes (12 GB for 20
+sub-voxels, whose values these are; but an axis of a single voxel has no edge, so that a volume of one slice scores as
+the plane that it is. They are computed here because MONAI's functions want one-hot volumes (12 GB for 20
 classes of 512 x 512 x 300), look for the nearest surface once for each metric, and compare distances of single
 precision with the tolerance, where a spacing of 1.0000001 mm is farther than 1 mm.
 """
@@ -124,11 +125,13 @@ def _surfaces(
 ) -> list[npt.NDArray[np.float64]]:
     """Surface voxels of each class but the background, all in one pass over the label map.
 
+    A label map one voxel thick is a plane, whose surface are its outlines: across it, every voxel would be at the edge.
+
     Returns:
         One array [points, 3] a class: their centres in mm, but for the origin, which all share.
     """
-    edge = np.zeros(label.shape, np.bool_)
-    for axis in range(label.ndim):
+    edge = np.full(label.shape, label.size == 1)
+    for axis in (axis for axis, side in enumerate(label.shape) if side > 1):
         values, marks = np.moveaxis(label, axis, 0), np.moveaxis(edge, axis, 0)
         differ = values[1:] != values[:-1]
         marks[1:] |= differ

@@ -22,7 +22,7 @@ from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.evaluation.metrics import SURFACE_TOLERANCE_MM, ClassScores, case_scores, dice_scores
 from unet_bundle.evaluation.report import as_csv, describe, mean_of, score_report
 from unet_bundle.evaluation.units import Units, common_units, units_of
-from unet_bundle.evaluation.worst import WorstCases, shown_channels
+from unet_bundle.evaluation.worst import WorstCases, picture_path, shown_channels
 from unet_bundle.geometry import as_4x4, grid_difference
 from unet_bundle.io import case_name
 from unet_bundle.io.files import write_text
@@ -161,8 +161,8 @@ class SaveScores:
 
     def _save(self, missing: Mapping[str, str], first: bool = True) -> None:
         if first:  # before the processes meet: each then draws the cases that it has seen
-            for picture in self.folder.glob("worst_[0-9]*_*.png"):
-                picture.unlink()
+            for picture in _former_pictures(self.folder):
+                picture.unlink(missing_ok=True)
         files, gathered = _gathered(self._files, self._rows, len(self.classes))
         rows = dict(zip(files, gathered, strict=True))  # with fewer cases than processes, some come more than once
         names = [case_name(file) for file in rows]
@@ -184,6 +184,15 @@ class SaveScores:
         write_text(self.folder / "scores.json", json.dumps(report, indent=2) + "\n")
         write_text(self.folder / "scores.csv", as_csv(report))
         logger.info("Dice on the original grid, %d cases: %s.", len(names), describe(report))
+
+
+def _former_pictures(folder: Path) -> list[Path]:
+    """The pictures of an earlier evaluation, by its own report: a prediction may have a name like theirs."""
+    try:
+        worst = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["worst"]
+        return [picture_path(folder, rank, str(name)) for rank, name in enumerate(worst, start=1)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

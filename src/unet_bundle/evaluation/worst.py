@@ -80,9 +80,14 @@ class WorstCases:
                 continue
             score, views = self._kept[name]
             dice = {organ: math.nan if value is None else value for organ, value in report["cases"][name].items()}
-            path = folder / f"worst_{rank}_{name}.png"
+            path = picture_path(folder, rank, name)
             title = f"{name}: mean Dice {score:.3f}"
             draw_views(views, self.labels, path, title, colors=self.colors, dice=dice)
+
+
+def picture_path(folder: Path, rank: int, name: str) -> Path:
+    """Where the picture of a case goes; the worst has rank 1."""
+    return folder / f"worst_{rank}_{name}.png"
 
 
 def shown_channels(image: npt.NDArray[Any]) -> npt.NDArray[Any]:

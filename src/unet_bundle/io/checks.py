@@ -16,6 +16,9 @@ from unet_bundle.geometry import Affine, format_shape, grid_difference
 
 SPATIAL_AXES = 3
 
+MAX_EXACT = 2**24
+"""The whole numbers up to this one are told apart in float32, which voxels become."""
+
 MAX_PADDING_BYTES = 512
 """How many bytes may follow the voxels: more means that shape or type in the header are wrong."""
 
@@ -146,9 +149,10 @@ def check_values(voxels: npt.NDArray[Any], name: str) -> None:
     """Refuse voxels that float32 cannot hold.
 
     Raises:
-        InputError: if any is NaN, infinite or beyond float32.
+        InputError: if any is NaN, infinite, beyond float32 or a whole number beyond `MAX_EXACT`.
     """
     if voxels.dtype.kind != "f":
+        check_whole_numbers(voxels, name)
         return
     limit = float(np.finfo(np.float32).max)
     # NaN passes through min and max and fails every comparison: two passes find all that is wrong.
@@ -156,6 +160,22 @@ def check_values(voxels: npt.NDArray[Any], name: str) -> None:
         return
     bad = int(voxels.size - np.count_nonzero(np.abs(voxels) <= limit))
     raise InputError(f"{name} has {bad} voxels that are NaN, infinite or beyond float32: replace them by numbers")
+
+
+def check_whole_numbers(voxels: npt.NDArray[Any], name: str) -> None:
+    """Refuse voxels of an integer type that float32 would round: two labels would become one.
+
+    Raises:
+        InputError: if any is beyond `MAX_EXACT`.
+    """
+    if voxels.dtype.itemsize < 4 or not voxels.size:
+        return
+    farthest = max(int(voxels.max()), int(voxels.min()), key=abs)
+    if abs(farthest) > MAX_EXACT:
+        raise InputError(
+            f"{name} holds the whole number {farthest}, which float32 rounds (exact up to {MAX_EXACT}): "
+            "renumber its labels or rescale its intensities"
+        )
 
 
 def check_channel(shape: tuple[int, ...], affine: Affine, name: str, *first: Any) -> None:

@@ -97,8 +97,11 @@ class LoadImaged(monai.transforms.LoadImaged):
         """Replace each path by its image, a `MetaTensor` of shape [channels, *spatial]."""
         loaded: dict[Hashable, Any] = super().__call__(data, reader)
         for key, channels in self.key_iterator(loaded, self.channels):
-            if is_picture(data[key]):  # not a list of them: there each is a channel already
-                loaded[key] = fit_colors(loaded[key], channels)
+            if is_picture(data[key]):  # not several of them: there each is a channel already
+                try:
+                    loaded[key] = fit_colors(loaded[key], channels)
+                except InputError as error:
+                    raise InputError(self._loader.with_shown_name(str(error), data[key])) from error
             found = loaded[key].shape[0]
             needed = len(RGB) if channels == "RGB" else channels
             if needed is not None and found != needed:
@@ -134,7 +137,7 @@ class _StrictLoadImage(monai.transforms.LoadImage):
         try:
             loaded = super().__call__(filename, reader)
         except InputError as error:
-            raise InputError(self._with_folder(str(error), filename)) from error
+            raise InputError(self.with_shown_name(str(error), filename)) from error
         if "series_uid" in loaded.meta:  # a DICOM folder may bear a patient's name: results bear the series' UID
             loaded.meta["filename_or_obj"] = loaded.meta["series_uid"] or DICOM_SERIES
         elif isinstance(filename, (list, tuple)):  # results are named after this: the case, not its first channel
@@ -152,7 +155,7 @@ class _StrictLoadImage(monai.transforms.LoadImage):
             return "the DICOM input"  # its names may be a patient's
         return Path(*Path(first).parts[-2:]).as_posix() if self.with_folder else Path(first).name
 
-    def _with_folder(self, message: str, filename: Any) -> str:
+    def with_shown_name(self, message: str, filename: Any) -> str:
         """The reader's message, which begins with the base name of the file it is about."""
         for path in filename if isinstance(filename, (list, tuple)) else [filename]:
             if isinstance(path, (str, PathLike)) and message.startswith(f"{Path(path).name} "):

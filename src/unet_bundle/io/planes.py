@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import format_shape
+from unet_bundle.io.checks import check_whole_numbers
 from unet_bundle.io.layouts import PICTURE_SUFFIXES
 
 # MONAI's Orientation has the two axes of a plane right, and warns that its affine names a third.
@@ -34,7 +35,15 @@ _PNG_START, _PNG_HEADER = b"\x89PNG\r\n\x1a\n", 26
 _PNG_COLORS = (2, 3, 4, 6)  # RGB, palette, grey with alpha, RGB with alpha
 _ORIENTATION_TAG, _UPRIGHT = 274, 1
 _ALPHA_OF = {2: 1, 4: 3}
+_ALPHA_SAMPLES = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+_PALETTE = "palette"  # in the metadata: whether a palette gives other greys or colours than the file's indices
 _REPLACE = "get a fresh copy of it"
+
+
+class _Plane(NamedTuple):
+    path: Path
+    samples: Samples  # [rows, columns], or [rows, columns, 3]
+    palette: bool
 
 
 def wanted_channels(modality: Sequence[str]) -> Channels:
@@ -43,7 +52,9 @@ def wanted_channels(modality: Sequence[str]) -> Channels:
 
 
 def is_picture(path: object) -> bool:
-    """Whether a path has the ending of a two-dimensional picture."""
+    """Whether a path, or the only one of a list, has the ending of a two-dimensional picture."""
+    if isinstance(path, (list, tuple)) and len(path) == 1:
+        path = path[0]
     return isinstance(path, (str, PathLike)) and str(path).lower().endswith(PICTURE_SUFFIXES)
 
 
@@ -55,7 +66,13 @@ def fit_colors(image: MetaTensor, channels: Channels | None) -> MetaTensor:
     Args:
         image: shape [channels, x, y].
         channels: what is wanted; None: as the file has it.
+
+    Raises:
+        InputError: one channel is wanted of a picture with a palette, whose indices a label map may mean.
     """
+    if channels == 1 and image.meta.get(_PALETTE):
+        name = Path(image.meta["filename_or_obj"]).name
+        raise InputError(f"{name} is a palette PNG: save the indices (of a scan its greys) as grey")
     if channels == "RGB" and image.shape[0] == 1:
         return cast("MetaTensor", image.repeat(3, 1, 1))
     if channels == 1 and image.shape[0] == 3 and bool((image[1:] == image[:1]).all()):
@@ -86,17 +103,17 @@ class PlaneReader(ImageReader):  # type: ignore[misc,unused-ignore]
         """Decode one file or several.
 
         Returns:
-            A list of (path, samples); samples have the shape [rows, columns] or [rows, columns, 3].
+            A list of planes; samples have the shape [rows, columns] or [rows, columns, 3].
         """
         paths = [Path(data)] if isinstance(data, (str, PathLike)) else [Path(path) for path in data]
-        planes = [(path, _read_plane(path)) for path in paths]
+        planes = [_read_plane(path) for path in paths]
         if len(planes) == 1:
             return planes
-        return [(path, _as_channel(samples, path.name, *planes[0])) for path, samples in planes]
+        return [_as_channel(plane, planes[0]) for plane in planes]
 
     def get_data(self, img: Any) -> tuple[Samples, dict[str, Any]]:
         """Samples as [x, y], or [x, y, channel] for colour and for several files, and their metadata."""
-        planes = [samples for _, samples in img]
+        planes = [plane.samples for plane in img]
         samples = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
         samples = np.ascontiguousarray(np.moveaxis(samples, 0, 1))
         meta: dict[str, Any] = {
@@ -105,25 +122,29 @@ class PlaneReader(ImageReader):  # type: ignore[misc,unused-ignore]
             MetaKeys.SPATIAL_SHAPE: np.asarray(samples.shape[:2]),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan") if samples.ndim == 2 else -1,
+            _PALETTE: any(plane.palette for plane in img),
         }
         return samples, meta
 
 
-def _as_channel(samples: Samples, name: str, first: Path, first_samples: Samples) -> Samples:
+def _as_channel(plane: _Plane, first: _Plane) -> _Plane:
+    samples, name = plane.samples, plane.path.name
     if samples.ndim == 3:
         if (samples[..., 1:] != samples[..., :1]).any():
             raise InputError(f"{name} is in colour, but where each channel is a file, each is grey: split it")
         samples = samples[..., 0]
-    if samples.shape != first_samples.shape[:2]:
-        shapes = format_shape(samples.shape[::-1]), format_shape(first_samples.shape[1::-1])
-        raise InputError(f"{name} has {shapes[0]} pixels, {first.name} has {shapes[1]}: channels have one size")
-    return samples
+    if samples.shape != first.samples.shape[:2]:
+        shapes = format_shape(samples.shape[::-1]), format_shape(first.samples.shape[1::-1])
+        raise InputError(f"{name} has {shapes[0]} pixels, {first.path.name} has {shapes[1]}: channels have one size")
+    return plane._replace(samples=samples)
 
 
-def _read_plane(path: Path) -> Samples:
-    """Samples [rows, columns] or [rows, columns, 3]."""
+def _read_plane(path: Path) -> _Plane:
     try:
-        return _drop_alpha(_read_png(path) if path.name.lower().endswith(".png") else _read_tiff(path), path.name)
+        if path.name.lower().endswith(".png"):
+            samples, palette = _read_png(path)
+            return _Plane(path, _drop_alpha(samples, path.name), palette)
+        return _Plane(path, _read_tiff(path), palette=False)
     except InputError:
         raise
     except FileNotFoundError:
@@ -140,7 +161,8 @@ def _read_plane(path: Path) -> Samples:
         raise InputError(f"{path.name} is damaged or cut short, its pixels cannot be read: {_REPLACE}") from error
 
 
-def _read_png(path: Path) -> Samples:
+def _read_png(path: Path) -> tuple[Samples, bool]:
+    """Samples, the last perhaps alpha, and whether a palette makes of the indices what they are not."""
     name = path.name
     with path.open("rb") as file:
         start = file.read(_PNG_HEADER)
@@ -159,14 +181,16 @@ def _read_png(path: Path) -> Samples:
                 if picture.mode not in ("P", "L", "LA", "RGB", "RGBA"):
                     raise InputError(f"{name} states a transparent grey value: save it without transparency")
                 # A transparent colour or palette entry is a chunk of its own: this makes an alpha channel of it.
-                return np.asarray(picture.convert("RGBA"))
+                shown = np.asarray(picture.convert("RGBA"))
+                indices = np.asarray(picture) if picture.mode == "P" else None
+                return shown, indices is not None and bool((shown[..., :3] != indices[..., None]).any())
             samples = np.asarray(picture)
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a PNG file or its header is damaged: {_REPLACE}") from None
     if samples.dtype == bool:
-        return samples.astype(np.uint8)
+        return samples.astype(np.uint8), False
     # Pillow stretches grey of 2 and 4 bits to 0..255; a label map would have other values.
-    return samples // (255 // (2**depth - 1)) if depth in (2, 4) and color == 0 else samples
+    return samples // (255 // (2**depth - 1)) if depth in (2, 4) and color == 0 else samples, False
 
 
 def _read_tiff(path: Path) -> Samples:
@@ -176,6 +200,7 @@ def _read_tiff(path: Path) -> Samples:
             if len(file.pages) != 1:
                 raise InputError(f"{name} has {len(file.pages)} pages: save one picture a file, or a volume as NIfTI")
             samples, axes = _tiff_samples(file.pages[0], name)
+            extra = tuple(getattr(file.pages[0], "extrasamples", ()))
     except tifffile.TiffFileError:
         raise InputError(f"{name} is not a TIFF file or its header is damaged: {_REPLACE}") from None
     if axes == "SYX":
@@ -183,12 +208,15 @@ def _read_tiff(path: Path) -> Samples:
     elif axes not in ("YX", "YXS"):
         raise InputError(f"{name} has axes {axes}, not one plane of pixels: save one picture a file")
     if samples.dtype.kind == "b":
-        return samples.astype(np.uint8)
+        samples = samples.astype(np.uint8)
     if samples.dtype.kind not in "iuf":
         raise InputError(f"{name} has samples of type {samples.dtype}, not real numbers: save it in grey or RGB")
     if samples.dtype.kind == "f" and not (np.abs(samples) <= np.finfo(np.float32).max).all():  # False for NaN, too
         raise InputError(f"{name} has pixels that are NaN, infinite or beyond float32: replace them by numbers")
-    return samples
+    if samples.dtype.kind in "iu":
+        check_whole_numbers(samples, name)
+    has_alpha = len(extra) == 1 and extra[0] in _ALPHA_SAMPLES
+    return _drop_alpha(samples, name, has_alpha)
 
 
 def _tiff_samples(page: Any, name: str) -> tuple[Samples, str]:
@@ -213,12 +241,12 @@ def _check_upright(orientation: int, name: str) -> None:
         raise InputError(f"{name} says that it is to be shown turned or mirrored: save it upright")
 
 
-def _drop_alpha(samples: Samples, name: str) -> Samples:
-    """Grey [rows, columns] or colour [rows, columns, 3]."""
+def _drop_alpha(samples: Samples, name: str, has_alpha: bool = True) -> Samples:
+    """Grey [rows, columns] or colour [rows, columns, 3]; `has_alpha`: whether a second or fourth sample is alpha."""
     if samples.ndim == 2:
         return samples
     count = samples.shape[-1]
-    alpha = _ALPHA_OF.get(count)
+    alpha = _ALPHA_OF.get(count) if has_alpha else None
     if alpha is not None:
         opaque = np.iinfo(samples.dtype).max if samples.dtype.kind in "iu" else 1.0
         if (samples[..., alpha] != opaque).any():

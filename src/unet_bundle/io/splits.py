@@ -149,7 +149,7 @@ def _subjects_of_fold(subjects: set[str], fold: int, folds: int, seed: int) -> s
     _check_fold(fold, folds)
     if len(subjects) < folds:
         remedy = (
-            f"set 'folds: {len(subjects)}' or less in the task card and plan again, or give --folds"
+            f"set 'folds: {len(subjects)}' or less in the task card and plan again"
             if len(subjects) > 1
             else "add scans of other subjects"
         )

@@ -66,7 +66,14 @@ def plan_architecture(
                 f"patch_size {choices.overrides['patch_size']} under overrides in the task card is not divisible by "
                 f"the network's total strides: set {planned.patch_size}, or other strides"
             )
-        _training_memory(planned, target, MIN_BATCH)  # refuses a network that cannot be built
+        batch_size = choices.overrides.get("batch_size", MIN_BATCH)
+        needed = _training_memory(planned, target, batch_size)  # refuses a network that cannot be built
+        if target.fills_memory and needed > target.budget:  # on a CPU the budget is for speed: a reason says so
+            raise ConfigError(
+                f"a batch of {batch_size} patches of {by(planned.patch_size)} voxels, as set in the task card, needs "
+                f"{in_gib(needed)} but {in_gib(target.budget)} are planned for: set a smaller patch_size or batch_size "
+                "under overrides, or plan for more memory"
+            )
         return planned
     batch_size = choices.overrides.get("batch_size", MIN_BATCH)
     start = topology.initial_patch(spacing, shape)

@@ -35,6 +35,7 @@ READERS = {"mm": {"nibabel": "5.4.2"}, "pixels": {"pillow": "13.0.0", "tifffile"
 MEANING_OF_WEIGHTS = {
     "configs/inference.json": ("orientation", "spacing", "normalization", "network_def"),
     "configs/metadata.json": ("network_data_format",),
+    "configs/train.json": ("label_values",),
 }
 """What weights were trained for: with any of it changed they would give wrong answers, or none."""
 

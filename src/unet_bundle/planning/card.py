@@ -45,6 +45,7 @@ class TaskCard:
         terms: Per label name a ``color`` ([r, g, b], 0 to 255) and coded terms ``{value, scheme, meaning}``.
         left_right_pairs: Pairs of labels that are the left and right of one organ.
         subject: How a case name gives the subject (see `unet_bundle.io.splits.subject_of`); None: each case is one.
+            Of a BIDS data set it is the ``sub-`` entity if nothing else is stated.
         splits_file: An existing splits file in nnU-Net's form, instead of folds drawn here.
         image_files: Pattern of the image files, such as ``*/{case}.nii.gz``, or one for each channel, for data sets
             whose layout is not known (see `unet_bundle.io.survey_cases`).
@@ -129,6 +130,8 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
         values.setdefault(key, "not stated")
     if values["modality"] == ["RGB"]:
         values["modality"] = list(RGB)
+    if values.get("image_files") is None and dataset_json.get("subject"):
+        values.setdefault("subject", dataset_json["subject"])
     _list_label_values(values, where)
     card = TaskCard(**values)
     _check_types(card, where)

@@ -201,6 +201,8 @@ def _look_at_label(label: Any, known: Collection[int] | None, merged: LabelValue
         reading.add("error", "unknown labels", file, text)
     if not any(value > 0 for value in reading.values):
         reading.add("warning", "empty label", file, "labels nothing but background: check that this is meant")
+    elif 0 not in reading.values:
+        reading.add("warning", "no background", file, "labels every voxel as foreground: check that this is meant")
 
 
 def _whole_values(voxels: FloatArray) -> list[int]:

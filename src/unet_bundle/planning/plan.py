@@ -165,6 +165,7 @@ def make_plan(
     choices.reasons["memory_bytes"] = (
         f"feature maps in {target.precision}, weights, gradients and AdamW's moments take {in_gib(memory_bytes)}; "
         f"{in_gib(target.budget)} are planned for {memory} ({target.why_budget})"
+        + ("; this is more, so that steps are slow: set a smaller patch_size" if memory_bytes > target.budget else "")
     )
     choices.reasons["orientation"] = "one orientation for all scans, so that an axis means the same in each"
     elastic_spacing = choices.take(
@@ -263,6 +264,11 @@ def _check_fingerprint(fingerprint: Mapping[str, Any], card: TaskCard) -> None:
     if card.splits_file is None and subjects < card.folds:
         remedy = f"set 'folds: {subjects}' or less in the task card" if subjects > 1 else "add scans of other subjects"
         raise ConfigError(f"the data set has too few subjects ({subjects}) for {card.folds} folds: {remedy}")
+    if card.subject is None and subjects != fingerprint["num_cases"]:
+        raise ConfigError(
+            f"the fingerprint has {fingerprint['num_cases']} cases of {subjects} subjects but the task card states no "
+            "subject: state how a case's name gives it, or measure the data set again"
+        )
 
 
 def _explain_view(choices: Choices, view: View) -> None:

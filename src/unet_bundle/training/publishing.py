@@ -1,11 +1,11 @@
-"""From a run's best weights to the weights the bundle ships, and which fold those belong to."""
+"""From a run's best weights to the weights the bundle ships, and whether those may be scored on given cases."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from monai.engines import Evaluator
 from torch import nn
 
 from unet_bundle.errors import CheckpointError, ConfigError
-from unet_bundle.io.files import replacing, write_text
+from unet_bundle.io.files import replacing
 from unet_bundle.training.checkpoints import BEST, bare, load_checkpoint, load_weights, save_atomically, short_name
 from unet_bundle.training.distributed import is_main_process, wait_for_others
+from unet_bundle.training.trained_cases import read_trained_cases, write_trained_cases
 
 logger = logging.getLogger(__name__)
 
@@ -25,37 +26,31 @@ REPLACED = "replaced.pt"
 """The bundle's weights before the last ones that took their place: in the run's folder, weights are dear."""
 
 
-def weights_to_score(path: str, fold: int, part: str) -> str:
+def weights_to_score(path: str, fold: int, part: str, cases: Sequence[Mapping[str, Any]] = ()) -> str:
     """The bundle's weights, unless scoring them on these cases would not be fair.
 
     Args:
         path: of the bundle's weights.
         fold: whose cases are to be scored.
         part: ``"validation"``, ``"train"`` or ``"all"`` of them.
+        cases: that are to be scored, with an ``"image"`` path each.
 
     Raises:
-        ConfigError: the weights were trained on the validation cases of `fold`.
+        ConfigError: the weights were trained on some of the validation cases.
     """
-    published = published_fold(Path(path))
-    if part == "validation" and published not in {None, fold}:
+    trained = read_trained_cases(Path(path))
+    name = short_name(Path(path))
+    if part != "validation" or not Path(path).is_file():
+        return path
+    if trained is None:
+        logger.warning("Nothing is known of the cases %s was trained on: they may be among those scored.", name)
+    elif seen := trained.among(cases):
+        own = "" if trained.fold == fold else f"evaluate --fold {trained.fold}, or "
         raise ConfigError(
-            f"{short_name(Path(path))} belongs to fold {published} and was trained on the validation cases of fold"
-            f" {fold}: evaluate --fold {published}, or give --checkpoint runs/fold_{fold}/{BEST}."
+            f"{name} was trained on {seen} of the {len(cases)} validation cases of fold {fold}: {own}give"
+            f" --checkpoint runs/fold_{fold}/{BEST} of a training on these folds."
         )
     return path
-
-
-def published_fold(path: Path) -> int | None:
-    """The fold the bundle's weights were validated on; None where that is not known, as for a shipped bundle."""
-    try:
-        return int(json.loads(_record(path).read_text(encoding="utf-8"))["fold"]) if path.is_file() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _record(path: Path) -> Path:
-    # Beside the runs: the folder of the weights holds nothing else, since annotation servers offer every file in it.
-    return path.parent.parent / "runs" / f"{path.stem}.json"
 
 
 class PublishModel:
@@ -63,7 +58,7 @@ class PublishModel:
 
     Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
     the last weights are published. Weights that are replaced are kept in the run's folder as ``replaced.pt``. Weights
-    of another fold stay: they have seen this run's validation cases, so that no comparison with them would be fair.
+    that were trained on validation cases of this run stay: no comparison with them would be fair.
 
     Args:
         network: what was trained.
@@ -74,6 +69,8 @@ class PublishModel:
         fold: that this run validates on.
         inputs: values by name that training and inference must agree on, as this run has them.
         inference_config: ``inference.json``, whose values of those names the weights will be used with.
+        trained_on: this run's training cases, with an ``"image"`` path each.
+        validated_on: its validation cases, alike.
 
     Raises:
         ConfigError: when training starts, if it would make weights that inference feeds otherwise.
@@ -89,6 +86,8 @@ class PublishModel:
         fold: int,
         inputs: Mapping[str, Any],
         inference_config: str,
+        trained_on: Sequence[Mapping[str, Any]] = (),
+        validated_on: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.network = network
         self.evaluator = evaluator
@@ -98,6 +97,8 @@ class PublishModel:
         self.fold = fold
         self.inputs = inputs
         self.inference_config = Path(inference_config)
+        self.trained_on = trained_on
+        self.validated_on = validated_on
 
     def attach(self, engine: Engine) -> None:
         """Publish when `engine` has completed all its epochs; refuse at its start what could not be used."""
@@ -106,10 +107,14 @@ class PublishModel:
 
     def __call__(self, engine: Engine) -> None:
         """Score, compare, publish; the network that was trained stays as it is."""
-        published = published_fold(self.path)
-        if published not in {None, self.fold}:
-            best = short_name(self.folder / BEST)
-            logger.info("%s stays: it belongs to fold %d; those of this run are %s.", self.path.name, published, best)
+        published = read_trained_cases(self.path)
+        seen = 0 if published is None else published.among(self.validated_on)
+        if published is not None and seen:
+            logger.info(
+                "%s stays: it belongs to fold %d and was trained on %d of the %d validation cases; those of this run"
+                " are %s.",
+                *(self.path.name, published.fold, seen, len(self.validated_on), short_name(self.folder / BEST)),
+            )
             return
         weights = bare(self.network).state_dict()
         if self.evaluator.state.epoch_length:
@@ -131,7 +136,7 @@ class PublishModel:
                 shutil.copyfile(self.path, temporary)
             logger.info("The weights that were there are kept as %s.", short_name(self.folder / REPLACED))
         save_atomically({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, self.path)
-        write_text(_record(self.path), json.dumps({"fold": self.fold}) + "\n")
+        write_trained_cases(self.path, self.fold, self.trained_on)
 
     def _check_inputs(self, _engine: Engine) -> None:
         try:

@@ -14,6 +14,9 @@ from unet_bundle.io.layouts.survey import Survey
 
 NAME = "BIDS derivatives"
 
+SUBJECT = "(sub-[^_]+)"
+"""Subject key of this layout: every file name begins with this entity."""
+
 _DERIVED = frozenset({"space", "desc", "label", "atlas", "seg", "res", "den", "hemi", "scale"})
 """Entities that a derivative has and its image has not."""
 
@@ -27,6 +30,11 @@ class _Name(NamedTuple):
 
     def image_entities(self) -> dict[str, str]:
         return {key: value for key, value in self.entities.items() if key not in _DERIVED}
+
+
+def is_bids(folder: Path) -> bool:
+    """Whether there are raw subjects and derivatives of subjects."""
+    return any(folder.glob("sub-*/")) and any(folder.glob("derivatives/*/sub-*/"))
 
 
 def survey_bids(folder: Path) -> Survey | None:

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from unet_bundle.errors import InputError
-from unet_bundle.io.layouts.names import FilePath, existing_folder
+from unet_bundle.io.layouts.bids import SUBJECT, is_bids
+from unet_bundle.io.layouts.names import PICTURE_SUFFIXES, FilePath, case_name, existing_folder, scans_in, split_channel
+
+_COLOURS = (("r", "g", "b"), ("red", "green", "blue"))
+"""Names that the channels of a colour picture have in nnU-Net's ``channel_names``, in lower case."""
 
 _BIDS_TEXTS = {"name": "Name", "licence": "License"}
 
@@ -20,6 +24,7 @@ def read_description(dataset_dir: FilePath | None) -> dict[str, Any]:
     Returns:
         As in the Decathlon's ``dataset.json``: ``name`` (the folder's, if nothing states one) and, where they are
         stated, ``modality`` and ``labels`` as number to name, ``description``, ``reference`` and ``licence``.
+        ``subject`` of BIDS, whose names tell the subject (see `unet_bundle.io.splits.subject_of`).
         Labels that are not plain names and numbers (nnU-Net's regions, its ``ignore``) are handed on as they are.
 
     Raises:
@@ -27,11 +32,13 @@ def read_description(dataset_dir: FilePath | None) -> dict[str, Any]:
     """
     folder = existing_folder(dataset_dir)
     if (folder / "dataset.json").is_file():
-        description = _from_nnunet(read_dataset_json(folder))
+        description = _from_nnunet(folder, read_dataset_json(folder))
     elif (folder / "dataset_description.json").is_file():
         description = _from_bids(folder)
     else:
         description = {}
+    if not (folder / "dataset.json").is_file() and is_bids(folder):
+        description["subject"] = SUBJECT
     if not description.get("name"):
         description["name"] = folder.resolve().name
     return description
@@ -62,9 +69,26 @@ def _read_object(path: Path) -> dict[str, Any]:
     return contents
 
 
-def _from_nnunet(contents: dict[str, Any]) -> dict[str, Any]:
+def holds_colour_pictures(folder: Path, contents: dict[str, Any]) -> bool:
+    """Whether the three channels of nnU-Net's raw data are red, green and blue of one picture, named ``<case>_0000``.
+
+    Args:
+        folder: of the data set.
+        contents: of its ``dataset.json``.
+    """
+    names = contents.get("channel_names") or contents.get("modality")
+    if not isinstance(names, dict) or tuple(str(name).strip().lower() for name in names.values()) not in _COLOURS:
+        return False
+    files = [*scans_in(folder / "imagesTr"), *scans_in(folder / "imagesTs")]
+    parts = [split_channel(case_name(path)) for path in files if path.name.lower().endswith(PICTURE_SUFFIXES)]
+    return bool(files) and len(parts) == len(files) and all(part is not None and part[1] == 0 for part in parts)
+
+
+def _from_nnunet(folder: Path, contents: dict[str, Any]) -> dict[str, Any]:
     """nnU-Net's second version names channels otherwise, and labels the other way round: name to number."""
-    description = dict(contents)
+    description = {key: value for key, value in contents.items() if key != "subject"}  # ours, of BIDS
+    if holds_colour_pictures(folder, contents):
+        description["modality"] = {"0": "RGB"}
     if "modality" not in description and "channel_names" in description:
         description["modality"] = description["channel_names"]
     labels = description.get("labels")

@@ -9,7 +9,7 @@ from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io.dicom.sources import holds_dicom, is_dicom_path
 from unet_bundle.io.dicom.study import Study, read_study
 from unet_bundle.io.layouts.bids import survey_bids
-from unet_bundle.io.layouts.description import read_dataset_json
+from unet_bundle.io.layouts.description import holds_colour_pictures, read_dataset_json
 from unet_bundle.io.layouts.names import (
     PICTURE_SUFFIXES,
     SUFFIXES,
@@ -120,7 +120,7 @@ def find_study(
         ConfigError: see `unet_bundle.io.dicom.study.read_study`.
         InputError: see there.
     """
-    path = Path(dataset_dir) if dataset_dir is not None else None
+    path = Path(dataset_dir) if dataset_dir else None
     if path is None or not path.exists() or is_scan(path):
         return None
     if path.is_dir() and ((path / "dataset.json").is_file() or scans_in(path) or not holds_dicom(path)):
@@ -160,7 +160,7 @@ def find_images(
     if (folder / "dataset.json").is_file():
         contents = read_dataset_json(folder)
         if _is_nnunet(folder, contents) and scans_in(folder / "imagesTs"):
-            return sorted_by_name(group_channels(scans_in(folder / "imagesTs"), _channels_of(contents)))
+            return sorted_by_name(group_channels(scans_in(folder / "imagesTs"), _channels_of(folder, contents)))
         listed = contents.get("test", [])
         if not isinstance(listed, list):
             raise InputError(f"dataset.json of {folder.name}: 'test' must be a list of image files")
@@ -182,7 +182,13 @@ def _by_looking(folder: Path) -> Survey:
     surveys: list[Survey] = []
     if contents is not None and _is_nnunet(folder, contents):
         surveys.append(
-            pair_folders("nnU-Net raw", folder / "imagesTr", folder / "labelsTr", _channels_of(contents), suffixed=True)
+            pair_folders(
+                "nnU-Net raw",
+                folder / "imagesTr",
+                folder / "labelsTr",
+                _channels_of(folder, contents),
+                suffixed=True,
+            )
         )
     elif contents is not None:
         surveys.append(_survey_list(folder, contents))
@@ -233,7 +239,10 @@ def _first_channel(path: Path) -> Path:
     return path.with_name(f"{stem}_0000{path.name[len(stem) :]}")
 
 
-def _channels_of(contents: dict[str, Any]) -> int | None:
+def _channels_of(folder: Path, contents: dict[str, Any]) -> int | None:
+    """Files that a case has for its image, if that is stated."""
+    if holds_colour_pictures(folder, contents):
+        return 1
     names = contents.get("channel_names") or contents.get("modality")
     return len(names) if isinstance(names, dict) and names else None
 

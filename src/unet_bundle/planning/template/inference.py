@@ -141,6 +141,7 @@ def evaluate_config(plan: Plan) -> Config:
             "path": "$@bundle_root + '/models/model.pt'",
             "fold": "@fold",
             "part": "@part",
+            "cases": "@dataset::data",
         },
         "loading": {
             "_target_": "Compose",

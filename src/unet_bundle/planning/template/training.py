@@ -289,6 +289,8 @@ def train_config(plan: Plan) -> Config:
                         "normalization": "@normalization",
                     },
                     "inference_config": "$@bundle_root + '/configs/inference.json'",
+                    "trained_on": "@train::dataset::data",
+                    "validated_on": "@validate::dataset::data",
                 },
                 {"_target_": "unet_bundle.training.Progress", "description": "Training"},
                 {

@@ -1,0 +1,77 @@
+"""Which cases weights were trained on: told in a small file beside them, without the cases' names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unet_bundle.io import case_name
+from unet_bundle.io.files import write_text
+
+DIGITS = 16
+"""Hexadecimal digits kept of a SHA-256: enough to tell all cases of a data set apart."""
+
+
+@dataclass(frozen=True)
+class TrainedCases:
+    """What is known of the weights in a file.
+
+    Attributes:
+        fold: that they were validated on.
+        hashes: of the names of the cases they were trained on; names may be private.
+    """
+
+    fold: int
+    hashes: frozenset[str]
+
+    def among(self, cases: Iterable[Mapping[str, Any]]) -> int:
+        """How many of the cases (dictionaries with an ``"image"`` path) the weights were trained on."""
+        return sum(_hash_of(case) in self.hashes for case in cases)
+
+
+def write_trained_cases(weights: Path, fold: int, cases: Iterable[Mapping[str, Any]]) -> Path:
+    """Note beside weights what they were trained on.
+
+    Args:
+        weights: their file, which the note belongs to: it holds its hash, too.
+        fold: that they were validated on.
+        cases: that they were trained on, with an ``"image"`` path each, from which the name is taken.
+
+    Returns:
+        The note, ``model.json`` for ``model.pt``.
+    """
+    content = {
+        "weights": _short(weights.read_bytes()),
+        "fold": fold,
+        "trained_on": sorted({_hash_of(case) for case in cases}),
+    }
+    write_text(_note(weights), json.dumps(content, indent=1) + "\n")
+    return _note(weights)
+
+
+def read_trained_cases(weights: Path) -> TrainedCases | None:
+    """What is noted beside weights; None if there is no note, or one of other weights."""
+    try:
+        content = json.loads(_note(weights).read_text(encoding="utf-8"))
+        if content["weights"] != _short(weights.read_bytes()):
+            return None
+        return TrainedCases(int(content["fold"]), frozenset(content["trained_on"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _note(weights: Path) -> Path:
+    # Beside the weights, so that who moves or ships them takes it along; servers offer *.pt of that folder only.
+    return weights.with_suffix(".json")
+
+
+def _hash_of(case: Mapping[str, Any]) -> str:
+    return _short(case_name(case["image"]).encode())
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:DIGITS]
