@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,11 +105,25 @@ def fetched(pacs: Pacs, modality: str | None) -> Iterator[tuple[Path, list[str]]
     fitting = [each for each in found if each.modality in wanted]
     if not fitting:
         raise InputError(f"the study holds no series to segment: {'; '.join(left_out)}")
-    with tempfile.TemporaryDirectory(prefix="unet-bundle-") as folder:
+    with _ended_politely(), tempfile.TemporaryDirectory(prefix="unet-bundle-") as folder:
         for number, series in enumerate(fitting, 1):
             logger.info("fetching %s, %d of %d", _name(series), number, len(fitting))
             pacs.server.fetch(pacs.study, series, Path(folder, f"{number:04d}"))
         yield Path(folder), left_out
+
+
+@contextmanager
+def _ended_politely() -> Iterator[None]:
+    """Let SIGTERM, with which schedulers and containers end a run, unwind as Ctrl-C does: no scan stays behind."""
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def store_results(pacs: Pacs, output: Path, items: Sequence[Mapping[str, Any]]) -> None:

@@ -75,6 +75,8 @@ class DicomWeb:
         except ValueError:
             raise ConfigError("the DICOMweb URL cannot be used: give one like https://host/dicom-web") from None
         self._client.set_http_retry_params(max_attempts=ATTEMPTS)
+        # Elsewhere scans and logins may be in the wrong hands, or on the way in plain text.
+        self._client._session.max_redirects = 0  # noqa: SLF001  (no public way)
 
     def series(self, study_uid: str) -> list[RemoteSeries]:
         """The series of a study.
@@ -157,6 +159,10 @@ class DicomWeb:
         except requests.HTTPError as error:
             status = 0 if error.response is None else error.response.status_code
             raise InputError(f"{self.host} {_answer(status, what)}") from None
+        except requests.TooManyRedirects:
+            raise InputError(
+                f"{self.host} sends elsewhere: give the URL that it leads to, if that is trusted"
+            ) from None
         except requests.exceptions.SSLError:
             raise InputError(
                 f"{self.host} has a certificate that is not trusted: name its authority in REQUESTS_CA_BUNDLE"

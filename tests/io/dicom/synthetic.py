@@ -100,7 +100,8 @@ def write_series(
     voxels = generator.integers(low, high, (count, rows, columns)).astype(np.int16 if signed else np.uint16)
     numbers = generator.permutation(count) + 1
     folder.mkdir(parents=True, exist_ok=True)
-    study, uid, reference = (f"1.2.826.0.1.3680043.8.498.{seed}.{series}.{kind}" for kind in (1, 2, 3))
+    study = "1.2.826.0.1.3680043.8.498.1"
+    uid, reference = (f"1.2.826.0.1.3680043.8.498.{seed}.{series}.{kind}" for kind in (2, 3))
     files = []
     for index in range(count):
         dataset = _dataset(modality, syntax)

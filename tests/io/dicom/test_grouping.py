@@ -140,3 +140,20 @@ def test_several_volumes_in_one_enhanced_object_can_be_chosen(synthetic, tmp_pat
 def test_unknown_options_are_refused(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         DicomSeriesReader(**options)
+
+
+@pytest.mark.parametrize("uid", ["../../elsewhere", "NAME^GIVEN 19700101", "1..2", "1" * 65, "/1.2.3"])
+def test_a_series_uid_that_is_none_names_no_file_and_no_message(write, tmp_path, uid):
+    write("scan", edit=setting(SeriesInstanceUID=uid))
+    with pytest.raises(InputError, match="SeriesInstanceUID that is no UID") as refused:
+        read(tmp_path / "scan")
+    assert uid not in str(refused.value)
+
+
+def test_studies_under_one_series_uid_are_not_one_volume(write, tmp_path):
+    def two_studies(index, dataset):
+        dataset.StudyInstanceUID = "1.2.3" if index < 3 else "1.2.4"
+
+    write("scan", edit=two_studies)
+    with pytest.raises(InputError, match="mixes 2 studies"):
+        read(tmp_path / "scan")

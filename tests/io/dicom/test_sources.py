@@ -1,6 +1,7 @@
 """Wherever the files of a series lie, it is the same series."""
 
 import shutil
+import warnings
 import zipfile
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import LoadImaged
 from unet_bundle.io.dicom import DicomSeriesReader
+from unet_bundle.io.dicom.sources import find_sources
 
 
 def read(path, **options):
@@ -140,3 +142,14 @@ def test_no_message_names_a_patient(write, synthetic, caplog, tmp_path):
         read(tmp_path / "both")
     text = " ".join([*messages, str(refused.value), caplog.text])
     assert not any(planted in text for planted in synthetic.PLANTED), text
+
+
+@pytest.mark.parametrize("names", [["/scan.dcm"], ["../scan.dcm"], ["a/../../scan.dcm"], ["C:/scan.dcm"], ["a", "a"]])
+def test_an_archive_leads_to_its_own_files_only(tmp_path, names):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile says itself that a name comes twice
+        with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, b"voxels")
+    with pytest.raises(InputError, match="names twice, or that lead out"):
+        find_sources(tmp_path / "scan.zip")

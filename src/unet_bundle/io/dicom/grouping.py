@@ -26,7 +26,9 @@ SAME_POSITION_MM = 1e-3
 """Distance below which two planes are at the same position: rounding of decimal strings."""
 
 _CODE = re.compile(r"[A-Z0-9_. \\/+-]{1,64}")
-_UID = re.compile(r"[0-9.]{1,64}")  # in a damaged header an element may hold another's text, also a name
+_UID = re.compile(
+    r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*"
+)  # in a damaged header an element may hold another's text, also a name
 
 UID_ENDING = 12
 """How many characters of a series UID messages show."""
@@ -119,13 +121,26 @@ def find_volumes(headers: Sequence[Header]) -> tuple[list[Volume], Counter[str]]
     volumes = []
     for uid, group in ordered:
         found = _volumes_of_series(group)
-        if uid and uid in foreign:  # a damaged or mislabelled slice would go missing without a trace
+        problem = _mixed_up(uid, group)
+        if problem is not None:
+            found = [Volume(tuple(group), (), problem=problem)]
+        elif uid and uid in foreign:  # a damaged or mislabelled slice would go missing without a trace
             problem = InputError(
                 f"{series_name(group[0])} also holds objects that are no scan: export the series again from its source"
             )
             found = [Volume(tuple(group), (), problem=problem)]
         volumes += found
     return volumes, Counter(reason for reason in reasons if reason is not None)
+
+
+def _mixed_up(uid: str, group: Sequence[Header]) -> InputError | None:
+    """What makes it unsafe to take a series for one, or to name results after it."""
+    if uid and not _UID.fullmatch(uid):  # it becomes a file name
+        return InputError(f"{series_name(group[0])} has a SeriesInstanceUID that is no UID: export it again")
+    studies = {header.text("StudyInstanceUID") for header in group}
+    if len(studies) > 1:
+        return InputError(f"{series_name(group[0])} mixes {len(studies)} studies: export each again from its source")
+    return None
 
 
 def _series_order(headers: list[Header]) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from unet_bundle.errors import InputError
 
@@ -175,6 +175,11 @@ def _picked(archive: Path, wanted: set[Path]) -> list[Source]:
     return sources
 
 
+def _leads_out(member: str) -> bool:
+    """Whether a name in an archive stands for a file that is not below it."""
+    return PurePosixPath(member).is_absolute() or PureWindowsPath(member).is_absolute() or ".." in Path(member).parts
+
+
 def _members(path: Path) -> list[Source]:
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
@@ -185,4 +190,6 @@ def _members(path: Path) -> list[Source]:
         if any(member.flag_bits & 1 for member in members):
             raise InputError("the zip archive with the DICOM input is encrypted: unpack it first")
         names = [(member.filename, Path(member.filename).name) for member in members]
+        if len(set(names)) < len(names) or any(_leads_out(full) for full, _ in names):
+            raise InputError("the zip archive holds names twice, or that lead out of it: pack it again")
     return [Source(path, full) for full, name in names if name != DICOMDIR and not name.startswith(".")]
