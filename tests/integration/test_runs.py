@@ -88,7 +88,7 @@ def test_all_verbs_of_our_command_line(cli: Any, bundle: Path, phantom_data: Pat
     # The bundle's weights are those of fold 0, which have seen the cases of fold 1.
     unfair = cli.unet_bundle("evaluate", bundle, phantom_data, "--fold", "1")
     assert unfair.status == 2
-    assert "belongs to fold 0 and was trained on the validation cases of fold 1" in unfair.err
+    assert "was trained on 2 of the 2 validation cases of fold 1: evaluate --fold 0" in unfair.err
     best = bundle / "runs" / "fold_1" / "best.pt"
     done = cli.unet_bundle("evaluate", bundle, phantom_data, "--fold", "1", "--checkpoint", best).succeeded()
     mean = json.loads((bundle / "eval" / "scores.json").read_text())["mean"]
