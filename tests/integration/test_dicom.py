@@ -75,7 +75,7 @@ def test_simpleitk_reads_ordinary_series_the_same(synthetic, tmp_path, orientati
     "name",
     [
         "totalsegmentator_examples/dicom/series",
-        *("dicom_objects/dcmqi/ct-3slice", "dicom_objects/dcmqi/23x38x3/image", "dicom_objects/rt-utils/oriented_data"),
+        *("dicom_objects/dcmqi/ct-3slice", "dicom_objects/dcmqi/23x38x3/image"),
     ],
 )
 def test_simpleitk_reads_real_series_the_same(shared_data, tmp_path, name):

@@ -153,3 +153,22 @@ def test_an_archive_leads_to_its_own_files_only(tmp_path, names):
                 archive.writestr(name, b"voxels")
     with pytest.raises(InputError, match="names twice, or that lead out"):
         find_sources(tmp_path / "scan.zip")
+
+
+def test_damage_in_the_meta_information_is_damage_of_the_file(write, tmp_path):
+    write("scan")
+    file = sorted((tmp_path / "scan").iterdir())[2]
+    contents = bytearray(file.read_bytes())
+    place = contents.index(b"\x02\x00\x02\x00UI")  # MediaStorageSOPClassUID
+    contents[place + 4 : place + 6] = b"\x55\xad"
+    file.write_bytes(contents)
+    with pytest.raises(InputError, match="damaged"):
+        DicomSeriesReader().read(tmp_path / "scan")
+
+
+def test_a_file_of_nothing_is_refused_by_its_beginning(tmp_path):
+    """A download that was made room for: zeros take minutes to parse."""
+    with (tmp_path / "scan.dcm").open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(InputError, match="damaged"):
+        DicomSeriesReader().read(tmp_path)

@@ -171,7 +171,8 @@ def _read_header(source: Source, number: int, count: int) -> Header | None:
         if not claimed and not may_be_dicom(start):
             return None
         parsed = _parse(start)
-        if parsed is None or (parsed[2] is None and len(start) == HEADER_BYTES):
+        incomplete = parsed is None or (parsed[2] is None and len(start) == HEADER_BYTES)
+        if incomplete and (says_dicom(source, start, by_name=False) or may_be_dicom(start)):
             parsed = _parse(source.read())
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}): check its permissions") from None
@@ -207,7 +208,7 @@ def _parsed(contents: bytes) -> "tuple[Dataset, str, int | None]":
     dataset = pydicom.dcmread(file, stop_before_pixels=True, force=force, specific_tags=list(KEYWORDS))
     if force and not dataset.get("SOPClassUID"):
         raise InputError("not a DICOM file")
-    for element in dataset:  # conversion is lazy: faults show here, not later
+    for element in (*dataset.file_meta, *dataset):  # conversion is lazy: faults show here, not later
         element.value  # noqa: B018
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "") or _syntax_of(dataset)
     offset = file.tell()

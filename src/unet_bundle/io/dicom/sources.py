@@ -70,15 +70,17 @@ def _archive(path: Path, _changed: int, _size: int, _process: int) -> zipfile.Zi
     return zipfile.ZipFile(path)
 
 
-def says_dicom(source: Source, start: bytes) -> bool:
+def says_dicom(source: Source, start: bytes, *, by_name: bool = True) -> bool:
     """Whether a file claims to be DICOM: if it cannot be parsed, it is damaged, and a slice may be lost with it.
 
     Args:
         source: the file, whose name may end in ``.dcm``.
         start: its first bytes, 136 at least.
+        by_name: whether a name in ``.dcm`` is enough.
     """
     marks = start[PREAMBLE : PREAMBLE + 4], start[PREAMBLE + 4 : PREAMBLE + 8]
-    return MAGIC in marks[:1] or _FIRST_ELEMENT in marks or (source.member or source.path.name).lower().endswith(".dcm")
+    named = (source.member or source.path.name).lower().endswith(".dcm")
+    return MAGIC in marks[:1] or _FIRST_ELEMENT in marks or (by_name and named)
 
 
 def may_be_dicom(start: bytes) -> bool:
