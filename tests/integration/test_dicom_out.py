@@ -41,7 +41,6 @@ REAL = [
     ("dicom_objects/dcmqi/ct-3slice", {}),
     ("dicom_objects/dcmqi/23x38x3/image", {}),
     ("dicom_objects/rt-utils/mock_data", {}),
-    ("dicom_objects/rt-utils/oriented_data", {}),
     ("dicom_series/mr_siemens_mosaic_axasc35", {"volume": 2}),
     ("dicom_series/mr_siemens_enhanced_xa10", {"volume": 2}),
     ("dicom_series/mr_philips_epi_4d", {"volume": 2}),
