@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +14,13 @@ import numpy.typing as npt
 from unet_bundle import __version__
 from unet_bundle.errors import ConfigError
 from unet_bundle.io.dicom.record import SourceSeries, SourceSlice
-from unet_bundle.io.files import replacing
-from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
+from unet_bundle.io.label_writer import SeriesWriter
 from unet_bundle.io.segments import Segment, segments_of
-from unet_bundle.io.source_grid import UTF_8, on_slices, source_header, source_series
+from unet_bundle.io.source_grid import UTF_8, source_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-logger = logging.getLogger(__name__)
 
 MANUFACTURER = "unet-bundle"
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -43,7 +39,7 @@ _PATIENT_AND_STUDY = (
 Polygon = npt.NDArray[np.float64]
 
 
-class RtStructWriter:
+class RtStructWriter(SeriesWriter):
     """Write a label map as closed contours in the planes of the series it was made from.
 
     A contour runs half way between the voxels inside and those outside, so that every voxel's centre lies on its side.
@@ -59,6 +55,8 @@ class RtStructWriter:
         ConfigError: if contourpy or pydicom is not installed.
     """
 
+    output_format = "rtstruct"
+
     def __init__(
         self,
         dtype: npt.DTypeLike = np.uint8,
@@ -70,43 +68,14 @@ class RtStructWriter:
             import pydicom  # noqa: F401
         except ImportError:
             raise ConfigError("writing RTSTRUCT needs more packages: pip install 'unet-bundle[rtstruct]'") from None
-        self.dtype, self.described, self.algorithm = np.dtype(dtype), segments, algorithm or {}
-        self.labels: npt.NDArray[Any] = np.empty((0, 0, 0), self.dtype)
-        self.source: SourceSeries | None = None
+        super().__init__(dtype, segments, algorithm)
 
-    def set_data_array(self, data_array: Any, channel_dim: int | None = 0) -> None:
-        """Take the label map; see `unet_bundle.io.label_arrays.label_array` for arguments and errors."""
-        self.labels = label_array(data_array, self.dtype, channel_dim)
-
-    def set_metadata(self, meta_dict: Mapping[str, Any]) -> None:
-        """Take the series from the metadata of the label map's `MetaTensor`, and bring the label map to its slices.
-
-        Raises:
-            ConfigError: if the label map is not on the grid that was read, or that was no DICOM series.
-        """
-        meta = {key: on_cpu(value) for key, value in meta_dict.items()}
-        self.source = source_series(meta, "rtstruct")
-        check_on_grid(self.labels, meta, tuple(int(side) for side in meta["spatial_shape"]))
-        self.labels = on_slices(self.labels, meta, self.source)
-
-    def write(self, filename: str | PathLike[str], verbose: bool = False) -> None:
-        """Write under a temporary name beside the final one, then rename it: nothing half-written stays.
-
-        Raises:
-            ConfigError: if the label map has a value that is not described.
-            InputError: if the series lacks what a result must repeat or refer to.
-        """
-        if self.source is None:
-            raise ConfigError("RtStructWriter writes what set_metadata was called for: call it first")
-        path = Path(filename)
+    def _save_result(self, path: Path, source: SourceSeries) -> None:
         planes = self.labels.transpose(2, 1, 0)
-        dataset = _structure_set(source_header(self.source), self.source, self.algorithm)
+        dataset = _structure_set(source_header(source), source, self.algorithm)
         for segment in segments_of(self.described, planes):
-            _add_structure(dataset, segment, self.source, planes, self.algorithm)
-        with replacing(path) as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
-        if verbose:
-            logger.info("wrote %s", path.name)
+            _add_structure(dataset, segment, source, planes, self.algorithm)
+        dataset.save_as(path, enforce_file_format=True)
 
 
 def contours_of(mask: npt.NDArray[np.bool_]) -> Iterator[Polygon]:

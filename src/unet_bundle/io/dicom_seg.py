@@ -8,7 +8,6 @@ import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
@@ -19,16 +18,14 @@ from unet_bundle import __version__
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import as_4x4, spacing_of
 from unet_bundle.io.dicom.record import SourceSeries
-from unet_bundle.io.files import replacing
-from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
+from unet_bundle.io.label_writer import SeriesWriter
 from unet_bundle.io.segments import ARTIFICIAL_INTELLIGENCE, Code, Segment, segments_of
-from unet_bundle.io.source_grid import UTF_8, on_slices, source_header, source_series
+from unet_bundle.io.source_grid import UTF_8, source_header
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
     from pydicom import Dataset
 
-logger = logging.getLogger(__name__)
 logging.getLogger("highdicom").setLevel(logging.ERROR)  # it logs what it copies of a header
 
 SegmentationType = Literal["BINARY", "LABELMAP", "FRACTIONAL"]
@@ -47,7 +44,7 @@ _INDEX_VALUES = b"\x20\x00\x57\x91UL"  # tag and value representation, before th
 _SEGMENT_NUMBER = b"\x62\x00\x0b\x00US"
 
 
-class DicomSegWriter:
+class DicomSegWriter(SeriesWriter):
     """Write a label map as a DICOM SEG that refers to the slices it was made from.
 
     The object lies on the series' own slices, in their frame of reference, also where reading had to resample them, and
@@ -65,6 +62,8 @@ class DicomSegWriter:
         ConfigError: if `kind` is another, or highdicom is not installed.
     """
 
+    output_format = "dicom-seg"
+
     def __init__(
         self,
         dtype: npt.DTypeLike = np.uint8,
@@ -78,48 +77,20 @@ class DicomSegWriter:
             import highdicom  # noqa: F401
         except ImportError:
             raise ConfigError("writing DICOM SEG needs highdicom: pip install 'unet-bundle[dicom]'") from None
-        self.dtype, self.described, self.algorithm = np.dtype(dtype), segments, algorithm or {}
+        super().__init__(dtype, segments, algorithm)
         self.kind: SegmentationType = kind
-        self.labels: npt.NDArray[Any] = np.empty((0, 0, 0), self.dtype)
-        self.source: SourceSeries | None = None
         self.depth = 0.0
 
-    def set_data_array(self, data_array: Any, channel_dim: int | None = 0) -> None:
-        """Take the label map; see `unet_bundle.io.label_arrays.label_array` for arguments and errors."""
-        self.labels = label_array(data_array, self.dtype, channel_dim)
-
-    def set_metadata(self, meta_dict: Mapping[str, Any]) -> None:
-        """Take the series from the metadata of the label map's `MetaTensor`, and bring the label map to its slices.
-
-        Raises:
-            ConfigError: if the label map is not on the grid that was read, or that was no DICOM series.
-        """
-        meta = {key: on_cpu(value) for key, value in meta_dict.items()}
-        self.source = source_series(meta, "dicom-seg")
-        check_on_grid(self.labels, meta, tuple(int(side) for side in meta["spatial_shape"]))
-        self.labels = on_slices(self.labels, meta, self.source)
+    def _place(self, meta: Mapping[str, Any]) -> None:
+        super()._place(meta)
         self.depth = spacing_of(as_4x4(meta["original_affine"]))[2]
 
-    def write(self, filename: str | PathLike[str], verbose: bool = False) -> None:
-        """Write under a temporary name beside the final one, then rename it: nothing half-written stays.
-
-        Raises:
-            ConfigError: if the label map has a value that is not described, or descriptions are no coded terms.
-            InputError: if the series lacks what a result must repeat or refer to, or the result is too large.
-        """
-        if self.source is None:
-            raise ConfigError("DicomSegWriter writes what set_metadata was called for: call it first")
-        path = Path(filename)
+    def _save_result(self, path: Path, source: SourceSeries) -> None:
         planes = np.ascontiguousarray(self.labels.transpose(2, 1, 0))
         segments = segments_of(self.described, planes)
-        header = source_header(self.source)
-        skeleton = _skeleton(self.source, header, segments, self.algorithm, self.kind, self.depth)
-        _refer_to(skeleton, self.source)
-        layout = _Layout.of(planes, segments, self.kind)
-        with replacing(path) as temporary:
-            _save(skeleton, planes, layout, temporary)
-        if verbose:
-            logger.info("wrote %s", path.name)
+        skeleton = _skeleton(source, source_header(source), segments, self.algorithm, self.kind, self.depth)
+        _refer_to(skeleton, source)
+        _save(skeleton, planes, _Layout.of(planes, segments, self.kind), path)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from unet_bundle.geometry import Affine, as_4x4, ras_to_lps
-from unet_bundle.io.files import replacing
-from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
+from unet_bundle.io.label_arrays import check_on_grid
+from unet_bundle.io.label_writer import LabelWriter
 from unet_bundle.io.segments import Code, Segment, segments_of
 from unet_bundle.io.source_grid import grid_of_slices, is_dicom, on_slices, source_series
-
-logger = logging.getLogger(__name__)
 
 _TYPES = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16"}
 _NO_CODE = "^^"
 
 
-class NrrdWriter:
+class NrrdWriter(LabelWriter):
     """Write a label map as NRRD on exactly the grid of its scan, of a DICOM series on its own slices.
 
     With `segmentation` the header says what each value is called and how it is shown, as 3D Slicer's segmentations do
@@ -43,23 +39,16 @@ class NrrdWriter:
         segments: Mapping[str, Mapping[str, Any]] | None = None,
         segmentation: bool = False,
     ) -> None:
-        self.dtype, self.described, self.segmentation = np.dtype(dtype), segments, segmentation
-        self.labels: npt.NDArray[Any] = np.empty((0, 0, 0), self.dtype)
+        super().__init__(dtype)
+        self.described, self.segmentation = segments, segmentation
         self.affine: Affine = np.eye(4)
 
     def set_data_array(self, data_array: Any, channel_dim: int | None = 0) -> None:
         """Take the label map; see `unet_bundle.io.label_arrays.label_array` for arguments and errors."""
-        labels = label_array(data_array, self.dtype, channel_dim)
-        self.labels = labels.reshape(labels.shape + (1,) * (3 - labels.ndim))
+        super().set_data_array(data_array, channel_dim)
+        self.labels = self.labels.reshape(self.labels.shape + (1,) * (3 - self.labels.ndim))
 
-    def set_metadata(self, meta_dict: Mapping[str, Any]) -> None:
-        """Take the grid from the metadata of the label map's `MetaTensor`.
-
-        Raises:
-            ConfigError: if the label map is not on the scan's grid.
-            InputError: if it is of a DICOM series with unequal slice distances.
-        """
-        meta = {key: on_cpu(value) for key, value in meta_dict.items()}
+    def _place(self, meta: Mapping[str, Any]) -> None:
         if "original_affine" in meta and "spatial_shape" in meta:
             shape = tuple(int(side) for side in meta["spatial_shape"])
             check_on_grid(self.labels, meta, (*shape, 1)[: max(len(shape), 3)])
@@ -69,22 +58,13 @@ class NrrdWriter:
             self.affine = grid_of_slices(meta, source)
             self.labels = on_slices(self.labels, meta, source)
 
-    def write(self, filename: str | PathLike[str], verbose: bool = False) -> None:
-        """Write under a temporary name beside the final one, then rename it: nothing half-written stays.
-
-        Raises:
-            ConfigError: if the label map has a value that is not described.
-        """
-        path = Path(filename)
+    def _save(self, path: Path) -> None:
         lines = ["NRRD0004", *_grid(self.labels, self.affine)]
         if self.segmentation:
             lines += _segmentation(self.labels, segments_of(self.described, self.labels))
         text = "\n".join(lines) + "\n\n"
         voxels = gzip.compress(self.labels.tobytes(order="F"), compresslevel=6, mtime=0)
-        with replacing(path) as temporary:
-            temporary.write_bytes(text.encode("utf-8") + voxels)
-        if verbose:
-            logger.info("wrote %s", path.name)
+        path.write_bytes(text.encode("utf-8") + voxels)
 
 
 def _grid(labels: npt.NDArray[Any], affine: Affine) -> Iterator[str]:

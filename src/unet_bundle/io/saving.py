@@ -20,6 +20,7 @@ from unet_bundle.io.dicom_rtstruct import RtStructWriter
 from unet_bundle.io.dicom_seg import DicomSegWriter, SegmentationType
 from unet_bundle.io.files import replacing
 from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
+from unet_bundle.io.label_writer import LabelWriter
 from unet_bundle.io.nrrd_writer import NrrdWriter
 from unet_bundle.io.output_format import (
     AUTO,
@@ -225,7 +226,7 @@ class _StrictSaveImage(monai.transforms.SaveImage):
         writer.set_metadata(meta)
         writer.write(path, verbose=True)
 
-    def _writer(self, chosen: str) -> NiftiWriter | PlaneWriter | NrrdWriter | DicomSegWriter | RtStructWriter:
+    def _writer(self, chosen: str) -> NiftiWriter | LabelWriter:
         if chosen == PNG:
             return PlaneWriter(self.label_dtype)
         if chosen in ("nrrd", "seg.nrrd"):

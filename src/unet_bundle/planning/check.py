@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -18,6 +17,7 @@ from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import format_shape, format_spacing
 from unet_bundle.io import Survey, case_name, split_cases, subject_of, survey_cases, wanted_channels
 from unet_bundle.io.layouts import no_cases
+from unet_bundle.io.splits import read_splits
 from unet_bundle.planning.card import TaskCard, load_card
 from unet_bundle.planning.check_case import CaseReading, read_case
 from unet_bundle.planning.findings import SEVERITIES, Finding, Report
@@ -192,28 +192,14 @@ def _wrong_folds(survey: Survey, card: TaskCard | None) -> Iterator[Finding]:
                 )
     if card is None:
         return
-    refusals = (_split_refusal(survey, card, fold) for fold in range(_fold_count(card)))
-    for message in dict.fromkeys(refusal for refusal in refusals if refusal):
-        kind = "subject in two folds" if "in training and in validation" in message else "folds"
-        yield Finding("error", kind, "", message)
-
-
-def _split_refusal(survey: Survey, card: TaskCard, fold: int) -> str | None:
     try:
-        split_cases(survey.cases, fold, card.folds, card.subject, card.seed, card.splits_file)
+        # Drawn folds are alike: if the first can be made, all can.
+        stated = None if card.splits_file is None else read_splits(Path(card.splits_file), set(names), card.subject)
+        for fold in range(1 if stated is None else len(stated)):
+            split_cases(survey.cases, fold, card.folds, card.subject, card.seed, card.splits_file)
     except (ConfigError, InputError) as error:
-        return str(error)
-    return None
-
-
-def _fold_count(card: TaskCard) -> int:
-    if card.splits_file is None:
-        return 1  # drawn folds are alike: if the first can be made, all can
-    try:
-        splits = json.loads(Path(card.splits_file).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return 1  # reading the first one says what is wrong
-    return len(splits) if isinstance(splits, list) and splits else 1
+        kind = "subject in two folds" if "in training and in validation" in str(error) else "folds"
+        yield Finding("error", kind, "", str(error))
 
 
 def _missing_labels(readings: Sequence[CaseReading], card: TaskCard | None) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from unet_bundle.planning.template.shared import (
     grid,
     is_colour,
     loading,
+    mean_dice,
     merging,
     network,
     sliding_window,
@@ -152,7 +153,7 @@ def evaluate_config(plan: Plan) -> Config:
             ],
         },
         "+dataset": {"data": cases(plan, "@part"), "transform": "@loading"},
-        "key_metric": {"val_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}},
+        "key_metric": mean_dice("val"),
         "+evaluator": {"key_val_metric": "@key_metric"},
         "+handlers": [
             {

@@ -154,3 +154,8 @@ def cases(plan: Plan, part: str) -> Config:
 def uneven_shares(dataset: str) -> Config:
     """Each process gets its own cases to score, none twice to make the shares even; `dataset` is a reference."""
     return {"_target_": "unet_bundle.training.case_shares", "dataset": dataset}
+
+
+def mean_dice(prefix: str) -> Config:
+    """The metric by which weights are compared, under the name ``<prefix>_mean_dice``."""
+    return {f"{prefix}_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}}
