@@ -1,6 +1,6 @@
 """Time and memory of writing a DICOM SEG: 100 segments on 500 slices of 512x512, in one process.
 
-    python scripts/benchmark_seg.py --folder /tmp/seg [--share 0.25] [--kind BINARY]
+    python scripts/benchmark_seg.py --folder seg [--share 0.25] [--kind BINARY]
 
 With ``--share 1`` every segment is in every slice: 50,000 frames, the worst there is.
 """

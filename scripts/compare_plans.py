@@ -6,12 +6,13 @@ Two steps, since nnU-Net lives in an environment of its own:
     .venv/bin/python scripts/compare_plans.py table tests/planning/nnunet_plans.json
 
 The first measures shapes and spacings of the data sets in DATA, has nnU-Net's planners plan for them (they read a
-fingerprint, no scan) and writes both down. The second prints the table of docs/planning.md.
+fingerprint, no scan) and writes both down. The second prints the whole table; docs/planning.md shows a part.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -20,7 +21,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unet_bundle.planning.configuration import Configuration
+    from unet_bundle.planning.targets import MemoryTarget
 
 PLANNERS = {
     "default": ("default_experiment_planner", "ExperimentPlanner"),
@@ -28,8 +33,12 @@ PLANNERS = {
     "ResEncL": ("residual_unets.residual_encoder_unet_planners", "nnUNetPlannerResEncL"),
     "ResEncXL": ("residual_unets.residual_encoder_unet_planners", "nnUNetPlannerResEncXL"),
 }
-OURS = {"default": ("8GB", "plain"), "ResEncM": ("8GB", "residual"), "ResEncL": ("24GB", "residual"),
-        "ResEncXL": ("80GB", "residual")}  # fmt: skip
+OURS: dict[str, tuple[MemoryTarget, str]] = {
+    "default": ("8GB", "plain"),
+    "ResEncM": ("8GB", "residual"),
+    "ResEncL": ("24GB", "residual"),
+    "ResEncXL": ("80GB", "residual"),
+}
 
 FLAT = 999.0
 """Spacing that nnU-Net gives to the axis that flat images do not have."""
@@ -214,7 +223,7 @@ def _in_our_axes(configuration: Mapping[str, Any], forward: Sequence[int]) -> di
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def our_plan(described: Mapping[str, Any], planner: str, configuration: str | None) -> Any:
+def our_plan(described: Mapping[str, Any], planner: str, configuration: Configuration | None) -> Any:
     """Our plan for what one of nnU-Net's planners planned for; raises as `make_plan`."""
     from unet_bundle.planning.card import load_card
     from unet_bundle.planning.plan import make_plan
@@ -229,7 +238,7 @@ def our_plan(described: Mapping[str, Any], planner: str, configuration: str | No
     }  # fmt: skip
     loaded = load_card(None, card)
     loaded.overrides["network"] = {"encoder": encoder}
-    loaded = type(loaded)(**{**vars(loaded), "folds": 2})
+    loaded = dataclasses.replace(loaded, folds=2)
     statistics = {"percentile_00_5": 0, "percentile_99_5": 1, "mean": 0, "std": 1, "median": 0, "min": 0, "max": 1}
     fingerprint = {
         "format": 1, "spatial_dims": len(cases["shapes"][0]), "num_cases": count, "num_subjects": count,
@@ -237,7 +246,7 @@ def our_plan(described: Mapping[str, Any], planner: str, configuration: str | No
         "intensities": [statistics] * described["channels"],
         "labels": {name: {"cases": count, "voxels": 1, "ml": 1.0} for name in labels},
     }  # fmt: skip
-    return make_plan(fingerprint, loaded, memory, configuration)  # type: ignore[arg-type]
+    return make_plan(fingerprint, loaded, memory, configuration)
 
 
 def table(recorded: Mapping[str, Any]) -> str:
@@ -250,7 +259,10 @@ def table(recorded: Mapping[str, Any]) -> str:
         for planner, configurations in described["nnunet"].items():
             for key, theirs in configurations.items():
                 flat = len(described["cases"]["shapes"][0]) == 2
-                wanted = {"2d": None if flat else "2d", "3d_fullres": "full", "3d_lowres": "low"}[key]
+                views: dict[str, Configuration | None] = {
+                    "2d": None if flat else "2d", "3d_fullres": "full", "3d_lowres": "low",
+                }  # fmt: skip
+                wanted = views[key]
                 lines.append([name, planner, key, "nnU-Net", *_cells(theirs)])
                 try:
                     plan = our_plan(described, planner, wanted)

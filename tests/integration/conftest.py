@@ -1,5 +1,6 @@
 """Real command lines as a person types them, on one tiny trained bundle a module."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ import pytest
 from unet_bundle.planning.bundle import write_bundle
 
 TIMEOUT = 240
+
+SYNTHETIC = Path(__file__).resolve().parents[1] / "io" / "dicom" / "synthetic.py"
 
 
 @dataclass
@@ -145,3 +149,15 @@ def change_weights() -> Callable[[Path, str], None]:
         torch.save(weights, path)
 
     return change
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """The maker of DICOM series of the unit tests."""
+    spec = importlib.util.spec_from_file_location("synthetic_dicom", SYNTHETIC)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,6 +1,5 @@
 """The DICOM reader beside SimpleITK (GDCM) on ordinary series, dcm2niix on mosaics and multi-frame; and on damage."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -20,15 +19,6 @@ pytestmark = pytest.mark.integration
 
 SYNTHETIC = Path(__file__).resolve().parents[1] / "io" / "dicom" / "synthetic.py"
 ORIENTATIONS = ("axial", "sagittal", "coronal", "oblique", "feet first", "prone", "negated cosines")
-
-
-@pytest.fixture(scope="module")
-def synthetic():
-    spec = importlib.util.spec_from_file_location("synthetic_dicom", SYNTHETIC)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def read(path, **options):

@@ -1,6 +1,5 @@
 """Results of DICOM series read by others: dcmqi, dicom3tools, SimpleITK; and by the command line, format by format."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -23,7 +22,6 @@ sitk = pytest.importorskip("SimpleITK")
 pytest.importorskip("highdicom")
 pytestmark = pytest.mark.integration
 
-SYNTHETIC = Path(__file__).resolve().parents[1] / "io" / "dicom" / "synthetic.py"
 ORIENTATIONS = ["axial", "sagittal", "coronal", "oblique", "negated cosines", "feet first", "prone"]
 TERMS = {
     "lobe": {
@@ -45,15 +43,6 @@ REAL = [
     ("dicom_series/mr_siemens_enhanced_xa10", {"volume": 2}),
     ("dicom_series/mr_philips_epi_4d", {"volume": 2}),
 ]
-
-
-@pytest.fixture(scope="module")
-def synthetic():
-    spec = importlib.util.spec_from_file_location("synthetic_dicom", SYNTHETIC)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def command(name, remedy):

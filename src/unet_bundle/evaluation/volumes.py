@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.utils import string_list_all_gather
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.evaluation.units import ALL, Units, units_of
+from unet_bundle.geometry import as_4x4
 from unet_bundle.io import case_name
 from unet_bundle.io.files import replacing
 from unet_bundle.training.distributed import is_distributed, is_main_process
@@ -105,19 +107,18 @@ class SaveVolumes:
         return units, _by_case(rows)
 
 
-def volumes(prediction: torch.Tensor, labels: Mapping[str, int]) -> list[tuple[str, str, str]]:
+def volumes(prediction: MetaTensor, labels: Mapping[str, int]) -> list[tuple[str, str, str]]:
     """Name, size and number of voxels of each class of a label map, as `SaveVolumes` writes them.
 
     Args:
-        prediction: class indices, a `MetaTensor` of shape [1, *spatial] on the scan's grid.
+        prediction: class indices, shape [1, *spatial], on the scan's grid.
         labels: name and value of each class wanted.
 
     Returns:
         One entry a class; its size in ml, for planes in mm², with six decimals.
     """
-    affine = prediction.affine.detach().cpu().numpy().astype(np.float64)  # type: ignore[attr-defined]  # a MetaTensor
-    axes = prediction.ndim - 1
-    voxel = float(abs(np.linalg.det(affine[:axes, :axes]))) / (1000 if axes > 2 else 1)
+    affine = as_4x4(prediction.affine.detach().cpu().numpy())
+    voxel = float(abs(np.linalg.det(affine[:3, :3]))) / (1000 if prediction.ndim > 3 else 1)
     counts = np.zeros(max(labels.values(), default=0) + 1, np.int64)
     for part in prediction[0].detach().as_subclass(torch.Tensor):  # slice by slice: bincount copies to 64 bits
         counts += np.bincount(part.cpu().numpy().astype(np.int64).ravel(), minlength=len(counts))[: len(counts)]

@@ -8,7 +8,7 @@ https://arxiv.org/abs/1606.06650: points 32 voxels apart, standard deviation 4 v
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,16 +141,11 @@ class RandElasticDeform(RandomizableTransform):
         prob: float = 1.0,
     ) -> None:
         RandomizableTransform.__init__(self, prob)
-        self._settings = {
-            "sd": sd,
-            "control_spacing": control_spacing,
-            "control_points": control_points,
-            "units": units,
-            "on_folding": on_folding,
-        }
         self.spacing = spacing
-        # The spacing of an image is not known yet: 1 mm stands for it, to check the others.
-        self._deformation([1.0] if spacing is None else spacing)
+        # The spacing of an image is not known yet: 1 mm stands for it.
+        self.deformation = ElasticDeformation(
+            sd, control_spacing, control_points, units, [1.0] if spacing is None else spacing, on_folding
+        )
         self.mode = checked_mode(mode)
         self.displacement: ControlGrid | None = None
 
@@ -159,14 +154,14 @@ class RandElasticDeform(RandomizableTransform):
         super().randomize(None)
         self.displacement = None
         if self._do_transform:
-            spacing = self.spacing
-            if spacing is None and self._settings["units"] == "mm":
+            deformation = self.deformation
+            if self.spacing is None and deformation.units == "mm":
                 if not isinstance(data, MetaTensor):
                     raise ConfigError(
                         "units 'mm' needs the voxel sizes: give spacing, or a MetaTensor as LoadImaged does"
                     )
-                spacing = [float(edge) for edge in data.pixdim[: data.ndim - 1]]
-            self.displacement = self._deformation(spacing).draw(self.R, tuple(data.shape[1:]))
+                deformation = replace(deformation, spacing=[float(edge) for edge in data.pixdim[: data.ndim - 1]])
+            self.displacement = deformation.draw(self.R, tuple(data.shape[1:]))
 
     def __call__(self, img: torch.Tensor, mode: str | None = None, randomize: bool = True) -> torch.Tensor:
         """Return the deformed image, of the same shape, type and metadata.
@@ -193,9 +188,6 @@ class RandElasticDeform(RandomizableTransform):
         drawn = PatchDraw((shape - 1) / 2, np.eye(len(shape)), self.displacement)
         deformed = sample_patches(images, drawn, shape.tolist(), modes)
         return [convert_to_dst_type(new, old)[0] for new, old in zip(deformed, images, strict=True)]
-
-    def _deformation(self, spacing: Sequence[float] | None) -> ElasticDeformation:
-        return ElasticDeformation(**self._settings, spacing=spacing)  # type: ignore[arg-type]
 
 
 class RandElasticDeformd(MapTransform, RandomizableTransform):

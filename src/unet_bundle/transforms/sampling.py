@@ -148,8 +148,7 @@ def _interpolated(
         slab = grid.rows(start, stop)
         for patch, source, mode in zip(patches, sources, modes, strict=True):
             if mode != "spline":
-                sample = _sample_one_hot if mode == "one-hot" else _sample
-                values = sample(source, slab, mode)
+                values = _sample_one_hot(source, slab) if mode == "one-hot" else _sample(source, slab, mode)
                 patch[:, start:stop] = values if patch.is_floating_point() else values.round()
     return [
         _spline(region, draw, spatial_size) if mode == "spline" else patch
@@ -172,7 +171,7 @@ def _sample(source: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor
     return parts.transpose(0, 1).reshape(source.shape[0], *grid.shape[:-1])
 
 
-def _sample_one_hot(source: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:  # noqa: ARG001
+def _sample_one_hot(source: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     classes = torch.unique(source)
     classes = classes[classes != 0]
     shares = [_sample((source == value).float(), grid, "bilinear") for value in classes]

@@ -115,9 +115,12 @@ class RandSpatiald(Randomizable, MapTransform):
 
     def randomize(self, data: Mapping[Hashable, Any]) -> None:
         """Draw a patch of the scan in `data`; kept in `drawn`."""
+        self.drawn = self._draw(data)
+
+    def _draw(self, data: Mapping[Hashable, Any]) -> PatchDraw:
         indices = data.get(self.indices_key) if self.indices_key is not None else None
         shape = data[self.keys[0]].shape[1:]
-        self.drawn = self.sampler.draw(self.R, shape, [] if indices is None else indices[1:])
+        return self.sampler.draw(self.R, shape, [] if indices is None else indices[1:])
 
     def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
         """Replace each tensor by its patch, of shape [channels, *spatial_size].
@@ -126,17 +129,15 @@ class RandSpatiald(Randomizable, MapTransform):
             data: the scan; a ``MetaTensor`` keeps its metadata and gets the affine of the patch (undeformed).
             randomize: draw anew; otherwise the last draw is applied again.
         """
-        if randomize or self.drawn is None:
-            self.randomize(data)
-        assert self.drawn is not None  # noqa: S101  (for the type checker)
+        self.drawn = drawn = self._draw(data) if randomize or self.drawn is None else self.drawn
         item = dict(data)
         item.pop(self.indices_key, None)
         images = [item[key] for key in self.keys]
         if self.deferred:
-            regions, item[DRAW] = crop_for_patch(images, self.drawn, self.sampler.spatial_size)
+            regions, item[DRAW] = crop_for_patch(images, drawn, self.sampler.spatial_size)
             # Copies: a view would take the whole scan along to another process.
             return {**item, **{key: region.clone() for key, region in zip(self.keys, regions, strict=True)}}
-        return {**item, **dict(zip(self.keys, self._sampled(images, self.drawn), strict=True))}
+        return {**item, **dict(zip(self.keys, self._sampled(images, drawn), strict=True))}
 
     def finish(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Sample the patch that a deferred call left, on the device that its tensors are on by now."""

@@ -5,6 +5,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,26 +121,28 @@ def find_volumes(headers: Sequence[Header]) -> tuple[list[Volume], Counter[str]]
     ordered = sorted(series.items(), key=lambda item: _series_order(item[1]))
     volumes = []
     for uid, group in ordered:
-        found = _volumes_of_series(group)
-        problem = _mixed_up(uid, group)
-        if problem is not None:
-            found = [Volume(tuple(group), (), problem=problem)]
-        elif uid and uid in foreign:  # a damaged or mislabelled slice would go missing without a trace
-            problem = InputError(
-                f"{series_name(group[0])} also holds objects that are no scan: export the series again from its source"
-            )
-            found = [Volume(tuple(group), (), problem=problem)]
-        volumes += found
+        problem = _mixed_up(uid, group, foreign)
+        volumes += _volumes_of_series(group) if problem is None else [Volume(tuple(group), (), problem=problem)]
     return volumes, Counter(reason for reason in reasons if reason is not None)
 
 
-def _mixed_up(uid: str, group: Sequence[Header]) -> InputError | None:
-    """What makes it unsafe to take a series for one, or to name results after it."""
+def _mixed_up(uid: str, group: Sequence[Header], foreign: AbstractSet[str]) -> InputError | None:
+    """What makes it unsafe to take a series for one, or to name results after it.
+
+    Args:
+        uid: of the series, empty if it has none.
+        group: its objects.
+        foreign: UIDs of series that also hold objects which are no scans.
+    """
     if uid and not _UID.fullmatch(uid):  # it becomes a file name
         return InputError(f"{series_name(group[0])} has a SeriesInstanceUID that is no UID: export it again")
     studies = {header.text("StudyInstanceUID") for header in group}
     if len(studies) > 1:
         return InputError(f"{series_name(group[0])} mixes {len(studies)} studies: export each again from its source")
+    if uid and uid in foreign:  # a damaged or mislabelled slice would go missing without a trace
+        return InputError(
+            f"{series_name(group[0])} also holds objects that are no scan: export the series again from its source"
+        )
     return None
 
 

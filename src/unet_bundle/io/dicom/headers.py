@@ -208,8 +208,8 @@ def _parsed(contents: bytes) -> "tuple[Dataset, str, int | None]":
     dataset = pydicom.dcmread(file, stop_before_pixels=True, force=force, specific_tags=list(KEYWORDS))
     if force and not dataset.get("SOPClassUID"):
         raise InputError("not a DICOM file")
-    for element in (*dataset.file_meta, *dataset):  # conversion is lazy: faults show here, not later
-        element.value  # noqa: B018
+    for element in (*dataset.file_meta, *dataset):
+        _ = element.value  # conversion is lazy: faults show here, not later
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "") or _syntax_of(dataset)
     offset = file.tell()
     tag = element_tag(file.read(4), syntax)

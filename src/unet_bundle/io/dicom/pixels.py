@@ -1,6 +1,7 @@
 """Voxels of sorted planes: decoded in parallel, cut to the bits that count, rescaled."""
 
 import io
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,7 +80,7 @@ def read_voxels(frames: Sequence[Frame], name: str) -> npt.NDArray[Any]:
     for kind in _voxel_types(frames, layouts):
         voxels = np.empty((len(frames), rows, columns), kind)
         with ThreadPoolExecutor(WORKERS) as pool:
-            work = pool.map(lambda item: _fill(item[0], layouts[item[0]], item[1], voxels), by_header.items())  # noqa: B023
+            work = pool.map(_fill, by_header, layouts.values(), by_header.values(), itertools.repeat(voxels))
             if all(work):
                 return voxels
     raise InputError(f"{name} has voxel values beyond {kind}: {_REPLACE}")
