@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.transforms import RandSpatiald
-from unet_bundle.transforms.sampling import PatchDraw, sample_patch
+from unet_bundle.transforms.sampling import PatchDraw, coordinates, sample_patch
 from unet_bundle.transforms.spatial import rotation
 
 SHAPE = (30, 26, 22)
@@ -76,6 +76,25 @@ def test_rotation_and_zoom_agree_with_scipy(scan: dict[str, torch.Tensor], mode:
     )
     different = np.abs(ours - theirs) > 1e-5
     assert different.mean() <= (0.0 if mode == "bilinear" else 0.001)  # of two equally near voxels either may be taken
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.uint8, torch.bool, torch.uint16, torch.int32, torch.uint32, torch.int64, torch.float32]
+)
+def test_labels_of_any_type_are_read_where_they_lie(kind: torch.dtype) -> None:
+    """Also from a view, whose voxels are not neighbours in memory, and for numbers that float32 does not hold."""
+    size = (9, 10, 11)
+    large = 2**24 + 1 if kind in (torch.int32, torch.uint32, torch.int64) else 0
+    whole = (torch.rand(2, 20, 21, 22) * 5).long() + large
+    view = whole.to(kind)[:, 2:, 3:-1, ::2]
+    drawn = draw_of([8.3, 7.8, 6.1], [20.0, -10.0, 35.0], zoom=1.2)
+    patch = sample_patch(view, drawn, size, "nearest")
+    places = torch.round(coordinates(drawn, size)).long()
+    inside = ((places >= 0) & (places < torch.tensor(view.shape[1:]))).all(dim=-1)
+    i, j, k = places[inside].T
+    assert patch.dtype == kind
+    assert torch.equal(patch.long()[:, inside], view.long()[:, i, j, k])
+    assert not patch.long()[:, ~inside].any()
 
 
 def test_a_plane_turns_as_a_volume_of_one_slice(scan: dict[str, torch.Tensor]) -> None:

@@ -24,6 +24,8 @@ FloatArray = npt.NDArray[np.float64]
 
 SLAB_VOXELS = 2**18
 """Voxels whose coordinates are computed at a time: small enough for a CPU's cache, and little memory beside a patch."""
+LEAST_SLABS = 12
+"""Slabs that a patch is made in at least: what a slab needs is less than the coordinates of all voxels."""
 GPU_SLAB_VOXELS = 2**22
 """The same on a GPU, where few large steps are faster."""
 
@@ -140,45 +142,73 @@ def _interpolated(
     # Voxel coordinates to grid_sample's: -1 and 1 are the outer faces of the first and last voxel.
     grid = _Grid(draw, spatial_size, [2 / side for side in sides], [1 / side - 1 for side in sides], device)
     patches = [region.new_empty((region.shape[0], *spatial_size)) for region in regions]
-    sources = [region if mode == "one-hot" else region.float() for region, mode in zip(regions, modes, strict=True)]
+    sources = [region.float() if mode == "bilinear" else region for region, mode in zip(regions, modes, strict=True)]
     # The slab does not depend on the number of threads: the same draw gives the same patch to the last bit.
-    rows = max((SLAB_VOXELS if device.type == "cpu" else GPU_SLAB_VOXELS) // math.prod(spatial_size[1:]), 1)
+    limit = min(SLAB_VOXELS, math.prod(spatial_size) // LEAST_SLABS) if device.type == "cpu" else GPU_SLAB_VOXELS
+    rows = max(limit // math.prod(spatial_size[1:]), 1)
     for start in range(0, spatial_size[0], rows):
         stop = min(start + rows, spatial_size[0])
         slab = grid.rows(start, stop)
         for patch, source, mode in zip(patches, sources, modes, strict=True):
             if mode != "spline":
-                values = _sample_one_hot(source, slab) if mode == "one-hot" else _sample(source, slab, mode)
-                patch[:, start:stop] = values if patch.is_floating_point() else values.round()
+                values = _SAMPLERS[mode](source, slab)
+                whole = values.is_floating_point() and not patch.is_floating_point()
+                patch[:, start:stop] = values.round() if whole else values
     return [
         _spline(region, draw, spatial_size) if mode == "spline" else patch
         for region, patch, mode in zip(regions, patches, modes, strict=True)
     ]
 
 
-def _sample(source: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
-    """The values of `source` at a grid; shape [channels, *grid.shape[:-1]]."""
+def _sample_linear(source: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """The values of `source`, float, at a grid; shape [channels, *grid.shape[:-1]]."""
     # On a CPU grid_sample runs one thread per image of the batch: the same image in equal shares keeps all busy.
     threads = torch.get_num_threads() if source.device.type == "cpu" else 1
     shares = math.gcd(grid.shape[0], threads)
     parts = functional.grid_sample(
         source.expand(shares, *source.shape),
         grid.reshape(shares, grid.shape[0] // shares, *grid.shape[1:]),
-        mode=mode,
+        mode="bilinear",
         padding_mode="zeros",
         align_corners=False,
     )
     return parts.transpose(0, 1).reshape(source.shape[0], *grid.shape[:-1])
 
 
+def _sample_nearest(source: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """The same of the nearest voxels, read in their own type where they lie: grid_sample would need a float copy."""
+    if source.dtype in _BITS:  # which torch can hardly compute with
+        return _sample_nearest(source.view(_BITS[source.dtype]), grid).view(source.dtype)
+    memory = [_all_of(channel) for channel in source]
+    kind = torch.int32 if len(memory[0]) < 2**31 else torch.int64
+    beyond = torch.zeros(grid.shape[:-1], dtype=torch.bool, device=grid.device)
+    place = torch.zeros(grid.shape[:-1], dtype=kind, device=grid.device)
+    for axis, (side, stride) in enumerate(zip(source.shape[1:], source.stride()[1:], strict=True)):
+        index = grid[..., -1 - axis].mul(side / 2).add_((side - 1) / 2).round_()
+        beyond |= index.lt(0).logical_or_(index >= side)
+        place.add_(index.clamp_(0, side - 1).to(kind), alpha=stride)
+    values = [each.index_select(0, place.reshape(-1)).reshape(place.shape) for each in memory]
+    return torch.stack([each.masked_fill_(beyond, 0) for each in values])
+
+
+def _all_of(channel: torch.Tensor) -> torch.Tensor:
+    """The memory in which a view lies, from its first voxel to its last: indexed by sums of strides, without a copy."""
+    extent = 1 + sum((side - 1) * stride for side, stride in zip(channel.shape, channel.stride(), strict=True))
+    return channel.as_strided((extent,), (1,))
+
+
 def _sample_one_hot(source: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     classes = torch.unique(source)
     classes = classes[classes != 0]
-    shares = [_sample((source == value).float(), grid, "bilinear") for value in classes]
+    shares = [_sample_linear((source == value).float(), grid) for value in classes]
     # Beyond the scan is background: it has what the others leave.
     background = 1 - sum(shares, torch.zeros((source.shape[0], *grid.shape[:-1]), device=source.device))
     winner = torch.stack([background, *shares]).argmax(dim=0)
     return torch.cat([classes.new_zeros(1), classes])[winner]
+
+
+_BITS = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+_SAMPLERS = {"bilinear": _sample_linear, "nearest": _sample_nearest, "one-hot": _sample_one_hot}
 
 
 def _spline(region: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int]) -> torch.Tensor:
