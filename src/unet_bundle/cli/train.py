@@ -101,7 +101,7 @@ def _forecast(parser: Any) -> None:
     from unet_bundle.planning.memory import training_memory_bytes
     from unet_bundle.training.data import free_memory_bytes
     from unet_bundle.training.forecast import seconds_per_step
-    from unet_bundle.training.precision import resolve_precision
+    from unet_bundle.precision import resolve_precision
 
     def value(key: str) -> Any:
         return parser.get_parsed_content(key)

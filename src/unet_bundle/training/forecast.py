@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from unet_bundle.training.precision import autocast, resolve_precision
+from unet_bundle.precision import autocast, resolve_precision
 
 WARM_UP_STEPS = 1
 TIMED_STEPS = 2

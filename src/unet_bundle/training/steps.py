@@ -17,7 +17,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
 from unet_bundle.errors import UnetBundleError
-from unet_bundle.training.precision import autocast, check_precision, resolve_precision
+from unet_bundle.precision import autocast, check_precision, resolve_precision
 
 logger = logging.getLogger(__name__)
 

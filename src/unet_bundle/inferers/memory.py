@@ -1,0 +1,37 @@
+"""How much memory inference may take."""
+
+from __future__ import annotations
+
+import re
+
+import psutil
+import torch
+
+from unet_bundle.errors import ConfigError
+
+SHARE = 0.5
+"""Of the memory that is free at the start: what the sums may take where nothing is said."""
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+def memory_limit(stated: str | int | None, device: torch.device) -> int:
+    """Bytes.
+
+    Args:
+        stated: such as ``"8GB"`` or ``"512MiB"``, or bytes; None for a share of what is free.
+        device: whose memory it is.
+
+    Raises:
+        ConfigError: it is no amount.
+    """
+    if stated is None:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+        return int(free * SHARE)
+    found = _AMOUNT.fullmatch(str(stated))
+    if found is None or found[2].upper() not in _UNITS or float(found[1]) <= 0:
+        raise ConfigError(
+            f"memory is {stated!r}: give an amount like '8GB' or '512MiB', or null for half of what is free"
+        )
+    return int(float(found[1]) * _UNITS[found[2].upper()])

@@ -1,0 +1,104 @@
+"""A network as the sliding window calls it: in a precision, mirrored, over slices, once for windows of air."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from unet_bundle.precision import autocast, resolve_precision
+
+Network = Callable[..., Any]
+
+
+class NetworkCall:
+    """Scores of windows.
+
+    Args:
+        network: takes [windows, channels, *spatial]; of several outputs the first counts.
+        device: where it runs; windows are moved there.
+        precision: see `resolve_precision`; None leaves the autocast in force as it is. Scores are float32 in any case.
+        slice_axis: spatial axis whose slices a 2D network sees, windows being one slice thick; None for all axes.
+        mirror_axes: scores are the mean over all mirrorings along these spatial axes.
+        channels_last: hand windows over with channels last in memory.
+        remember_constant: windows that hold one value per channel, as air does, are run once for each such value.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        device: torch.device,
+        *,
+        precision: str | None = None,
+        slice_axis: int | None = None,
+        mirror_axes: Sequence[int] = (),
+        channels_last: bool = False,
+        remember_constant: bool = True,
+    ) -> None:
+        self.network, self.device = network, device
+        self.dtype = None if precision is None else resolve_precision(precision, device)
+        self.slice_axis = slice_axis
+        self.channels_last = channels_last
+        sets = (itertools.combinations(sorted(mirror_axes), count) for count in range(len(mirror_axes) + 1))
+        self.mirrorings = [tuple(axis + 2 for axis in axes) for axes in itertools.chain.from_iterable(sets)]
+        self.constants: dict[tuple[float, ...], torch.Tensor] | None = {} if remember_constant else None
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """Scores [windows, classes, *spatial], float32, of windows [windows, channels, *spatial]."""
+        if self.constants is None:
+            return self._run(windows)
+        values = [_constant(window) for window in windows]
+        if all(value is None for value in values):
+            return self._run(windows)
+        for value, window in zip(values, windows, strict=True):
+            if value is not None and value not in self.constants:
+                self.constants = {value: self._run(window[None])[0]}  # one value, as a rule: air
+        kept = [number for number, value in enumerate(values) if value is None]
+        run = iter(self._run(windows[kept]) if kept else ())
+        return torch.stack(
+            [
+                next(run) if value is None else self._known(value, window)
+                for value, window in zip(values, windows, strict=True)
+            ]
+        )
+
+    def _known(self, value: tuple[float, ...], window: torch.Tensor) -> torch.Tensor:
+        assert self.constants is not None  # noqa: S101  (for the type checker)
+        known = self.constants.get(value)
+        return self._run(window[None])[0] if known is None else known
+
+    def _run(self, windows: torch.Tensor) -> torch.Tensor:
+        windows = windows.to(self.device)
+        total: torch.Tensor | None = None
+        for axes in self.mirrorings:
+            scores = self._scores(windows.flip(axes)).flip(axes) if axes else self._scores(windows)
+            total = scores if total is None else total.add_(scores)
+        assert total is not None  # noqa: S101  (there is one mirroring at least, none)
+        return total / len(self.mirrorings) if len(self.mirrorings) > 1 else total
+
+    def _scores(self, windows: torch.Tensor) -> torch.Tensor:
+        if self.slice_axis is not None:
+            windows = windows.squeeze(self.slice_axis + 2)
+        if self.channels_last:
+            last = torch.channels_last if windows.ndim == 4 else torch.channels_last_3d
+            windows = windows.contiguous(memory_format=last)
+        with nullcontext() if self.dtype is None else autocast(self.device, self.dtype):
+            scores = _first(self.network(windows)).float()
+        return scores if self.slice_axis is None else scores.unsqueeze(self.slice_axis + 2)
+
+
+def _first(output: Any) -> torch.Tensor:
+    """The scores, of a network that gives several (deep supervision)."""
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
+    return output
+
+
+def _constant(window: torch.Tensor) -> tuple[float, ...] | None:
+    """The value of each channel of a window that holds one value in each, else None."""
+    flat = window.flatten(1)
+    first = flat[:, :1]
+    return tuple(first[:, 0].tolist()) if bool((flat == first).all()) else None

@@ -1,0 +1,206 @@
+"""From a scan to its label map on its own grid, without the scores of all classes at all voxels ever being there."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor, decollate_batch
+from monai.inferers import Inferer
+
+from unet_bundle.errors import ConfigError
+from unet_bundle.inferers.memory import memory_limit
+from unet_bundle.inferers.network_call import NetworkCall
+from unet_bundle.inferers.reduction import Reduction
+from unet_bundle.inferers.scan_grid import ScanGrid, scan_grid
+from unet_bundle.inferers.slabs import Predict, SlabTooLargeError, fitting_strips, strips, walk
+from unet_bundle.inferers.windows import PaddedImage, WindowSettings
+from unet_bundle.precision import check_precision
+
+logger = logging.getLogger(__name__)
+
+OUTPUTS = ("labels", "regions")
+"""One class for each voxel; or a 0 or 1 for each of several regions, which may overlap."""
+
+
+class ScanInferer(Inferer):
+    """Sliding window, and the way back to the grid of the file, as one: scan in, label map out.
+
+    Scores are interpolated linearly onto the scan's grid and reduced at once, slab by slab; the labels are those of
+    interpolating everything and taking the class with the highest score. The scan's grid is read from the
+    ``MetaTensor``: ``original_affine`` and ``spatial_shape``, which MONAI's readers note, and the affine that
+    the transforms since then keep right. They may flip, permute, resample, pad and crop; voxels that were cropped away
+    are background. Put no ``Invertd`` and no ``AsDiscreted`` behind it.
+
+    Args:
+        roi_size: voxels of a window per axis, without the one that `spatial_dim` names; 0 or less for a whole axis.
+        sw_batch_size: windows that are run at once.
+        overlap: share of a window that it has in common with the next.
+        mode: ``"gaussian"`` weights the middles of windows more, ``"constant"`` all voxels alike.
+        padding_mode: of images smaller than a window; see ``torch.nn.functional.pad``.
+        cval: value of that padding, where it is constant.
+        spatial_dim: axis across which a 2D network sees slices of a volume; None if it sees all axes.
+        output: one of `OUTPUTS`.
+        precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``.
+        mirror_axes: the network's scores are the mean over mirrorings along these axes: 2 ** axes times the work.
+        channels_last: lay windows out with channels last in memory, which some devices prefer.
+        remember_constant: run windows that hold nothing but one value (air) once.
+        memory: how much the sums may take, such as ``"4GB"``; None for half of what is free. With less, strips of the
+            volume are done one after another, which costs time, never quality.
+
+    Raises:
+        ConfigError: if a setting is impossible.
+        InputError: when called, for an image of another number of axes, or turned against its scan.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        sw_batch_size: int = 1,
+        overlap: Sequence[float] | float = 0.5,
+        mode: str = "gaussian",
+        padding_mode: str = "constant",
+        cval: float = 0.0,
+        spatial_dim: int | None = None,
+        *,
+        output: str = "labels",
+        precision: str = "float32",
+        mirror_axes: Sequence[int] = (),
+        channels_last: bool = False,
+        remember_constant: bool = True,
+        memory: str | int | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = WindowSettings(
+            roi_size, overlap, mode, padding_mode=padding_mode, cval=cval, slice_axis=spatial_dim
+        )
+        if output not in OUTPUTS:
+            raise ConfigError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
+        self.output, self.memory = output, memory
+        self.sw_batch_size = sw_batch_size
+        self.precision = check_precision(precision)
+        self.mirror_axes, self.channels_last, self.remember_constant = mirror_axes, channels_last, remember_constant
+        memory_limit(memory, torch.device("cpu"))
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Segment scans.
+
+        Args:
+            inputs: shape [batch, channels, *spatial], as the network sees it; a ``MetaTensor`` knows its scan's grid.
+            network: takes [windows, channels, *spatial].
+            args: for the network, behind the windows.
+            kwargs: for the network.
+
+        Returns:
+            Shape [batch, 1, *spatial of the scan], whole numbers; for regions [batch, regions, *spatial of the scan].
+        """
+
+        def bound(windows: torch.Tensor) -> Any:
+            return network(windows, *args, **kwargs)
+
+        call = NetworkCall(
+            bound,
+            inputs.device,
+            precision=self.precision,
+            slice_axis=self.settings.slice_axis,
+            mirror_axes=self.mirror_axes,
+            channels_last=self.channels_last,
+            remember_constant=self.remember_constant,
+        )
+        with torch.inference_mode():
+            done = [self._segment(image, call) for image in _items(inputs)]
+        return done[0][None] if len(done) == 1 else torch.stack(done)
+
+    def _segment(self, image: torch.Tensor, call: Predict) -> torch.Tensor:
+        """The answer [1 or regions, *scan] for one image [channels, *spatial]."""
+        plain = image.as_subclass(torch.Tensor)
+        padded = self.settings.over(plain)
+        shape, affine, seen = _grids(image)
+        grid = scan_grid(shape, affine, plain.shape[1:], seen, padded.before).ordered(padded.axes)
+        answer = self._walked(padded, grid, padded.predict(call))
+        if not isinstance(image, MetaTensor):
+            return answer
+        meta = {key: value for key, value in image.meta.items() if key != "affine"}
+        return MetaTensor(answer, affine=torch.as_tensor(affine, dtype=torch.float64), meta=meta)
+
+    def _walked(self, padded: PaddedImage, grid: ScanGrid, predict: Predict) -> torch.Tensor:
+        """Walk over an image, with less at a time as long as memory does not suffice."""
+        device = padded.image.device
+        effort = _Effort(self.sw_batch_size, device, limit=memory_limit(self.memory, device))
+        answer = None
+        while answer is None:
+            answer, effort = self._tried(padded, grid, predict, effort)
+        return answer
+
+    def _tried(
+        self, padded: PaddedImage, grid: ScanGrid, predict: Predict, effort: _Effort
+    ) -> tuple[torch.Tensor | None, _Effort]:
+        """The answer; or None where memory did not suffice, and what to try next."""
+        reduction = Reduction(grid.shape, self.output)
+        try:
+            for strip in strips(padded.tiling, effort.strips):
+                image = padded.image[:, :, strip.begin : strip.begin + strip.tiling.size[1]]
+                part = grid if effort.strips == 1 else grid.strip(strip.start, strip.stop, strip.begin)
+                for slab in walk(
+                    image,
+                    predict,
+                    strip.tiling,
+                    batch_size=effort.batch_size,
+                    device=effort.device,
+                    limit=effort.limit,
+                ):
+                    reduction.add(slab, part)
+        except SlabTooLargeError as error:
+            number = fitting_strips(padded.tiling, error.classes, effort.limit)
+            logger.info("%d strips of the scan are done one after another, as memory is", number)
+            return None, replace(effort, strips=number, limit=math.inf)
+        except torch.OutOfMemoryError:
+            if effort.batch_size > 1:
+                logger.warning("the GPU's memory does not suffice: %d windows at a time now", effort.batch_size // 2)
+                return None, replace(effort, batch_size=effort.batch_size // 2)
+            if effort.device.type == "cpu":
+                raise
+            logger.warning("the GPU's memory does not suffice: scores are summed up on the CPU now")
+            return None, replace(effort, device=torch.device("cpu"))
+        return reduction.result(), effort
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """How much is done at a time.
+
+    Attributes:
+        batch_size: windows that are run at once.
+        device: where scores are summed up.
+        strips: of the volume, one after another.
+        limit: bytes that the sums may take.
+    """
+
+    batch_size: int
+    device: torch.device
+    strips: int = 1
+    limit: float = math.inf
+
+
+def _items(inputs: torch.Tensor) -> list[torch.Tensor]:
+    """The images of a batch, each with its own metadata."""
+    if isinstance(inputs, MetaTensor) and inputs.is_batch:
+        return list(decollate_batch(inputs, detach=False))
+    return [inputs[number] for number in range(len(inputs))]
+
+
+def _grids(image: torch.Tensor) -> tuple[tuple[int, ...], Any, Any]:
+    """Shape and affine of the scan, and the affine of the image the network sees."""
+    rank = image.ndim - 1
+    own = tuple(int(side) for side in image.shape[1:])
+    if not isinstance(image, MetaTensor):
+        return own, np.eye(4), np.eye(4)
+    if "original_affine" not in image.meta or "spatial_shape" not in image.meta:
+        return own, image.affine, image.affine
+    shape = tuple(int(side) for side in np.ravel(image.meta["spatial_shape"]))[:rank]
+    return shape, image.meta["original_affine"], image.affine

@@ -1,0 +1,260 @@
+"""Sliding windows over a volume, whose scores are handed on, slab by slab, as soon as no later window touches them.
+
+Windows, their order and their weights are those of MONAI's ``sliding_window_inference``; what differs is that scores of
+the whole volume never exist. Memory is that of one row of windows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from monai.data.utils import compute_importance_map
+
+BYTES_BESIDE = 32
+"""Bytes of a voxel of a slab that do not depend on the number of classes: weights, answers, indices."""
+
+Predict = Callable[[torch.Tensor], torch.Tensor]
+"""Scores [windows, classes, *window] of windows [windows, channels, *window]."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Windows that cover a volume.
+
+    Attributes:
+        size: voxels of the volume per axis, each at least the window's.
+        window: voxels of a window per axis.
+        starts: first voxels of the windows, per axis; a window starts at every combination of them.
+        weights: of the voxels of a window, shape `window`, positive.
+    """
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+    weights: torch.Tensor
+
+    @property
+    def count(self) -> int:
+        """How many windows there are."""
+        return math.prod(map(len, self.starts))
+
+    def longest_axis(self) -> int:
+        """The axis along which a walk holds the smallest share of the volume."""
+        return max(range(len(self.size)), key=lambda axis: self.size[axis] / self.window[axis])
+
+    def ordered(self, axes: Sequence[int]) -> Tiling:
+        """The same windows of the volume with its axes in this order."""
+        size, window, starts = (
+            tuple(values[axis] for axis in axes) for values in (self.size, self.window, self.starts)
+        )
+        return Tiling(size, window, starts, self.weights.permute(*axes))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Finished scores.
+
+    Attributes:
+        start: first row, along the first axis.
+        stop: row after the last one.
+        scores: shape [classes, *spatial]; along the first axis the row before `start`, where there is one, and
+            those from `start` to before `stop`. Overwritten when the walk goes on.
+    """
+
+    start: int
+    stop: int
+    scores: torch.Tensor
+
+
+def make_tiling(
+    size: Sequence[int],
+    window: Sequence[int],
+    overlap: Sequence[float],
+    mode: str = "gaussian",
+    sigma_scale: float | Sequence[float] = 0.125,
+) -> Tiling:
+    """MONAI's windows over a volume.
+
+    Args:
+        size: voxels of the volume per axis.
+        window: voxels of a window per axis, none larger than the volume.
+        overlap: share of a window that it has in common with the next, per axis.
+        mode: ``"gaussian"`` weights the middles of windows more, ``"constant"`` all voxels alike.
+        sigma_scale: standard deviation of those weights, in windows.
+    """
+    starts = tuple(map(window_starts, size, window, overlap))
+    weights = compute_importance_map(tuple(window), mode=mode, sigma_scale=sigma_scale, dtype=torch.float32)
+    return Tiling(tuple(size), tuple(window), starts, torch.as_tensor(weights))
+
+
+def window_starts(size: int, window: int, overlap: float) -> tuple[int, ...]:
+    """First voxels of windows along one axis; the last window ends with the volume.
+
+    Source: ``monai.data.utils.dense_patch_slices``, with the interval of ``sliding_window_inference``.
+    """
+    step = window if window == size else max(int(window * (1 - overlap)), 1)
+    number = math.ceil(max(size - window, 0) / step) + 1
+    return tuple(min(index * step, size - window) for index in range(number))
+
+
+def walk(
+    image: torch.Tensor,
+    predict: Predict,
+    tiling: Tiling,
+    *,
+    batch_size: int = 1,
+    device: torch.device | None = None,
+    limit: float = math.inf,
+) -> Iterator[Slab]:
+    """Run all windows, row by row along the first axis, and yield scores that are final.
+
+    Args:
+        image: shape [channels, *spatial], of the tiling's size.
+        predict: the network.
+        tiling: the windows.
+        batch_size: windows that are run at once.
+        device: where scores are summed up; None for the image's.
+        limit: bytes that the sums may take.
+
+    Yields:
+        Slabs in order; together they are the volume.
+
+    Raises:
+        SlabTooLargeError: if they would take more, known after the first batch.
+    """
+    device = device or image.device
+    weights = tiling.weights.to(device)
+    rows = _groups(tiling, batch_size)
+    length = max(group[-1] - group[0] for group in rows) + tiling.window[0]
+    sums: _Sums | None = None
+    for number, starts in enumerate(rows):
+        for batch in _batches(tiling, starts, batch_size):
+            windows = torch.stack([image[_window(corner, tiling.window)] for corner in batch])
+            scores = predict(windows).float().to(device)
+            if sums is None:
+                if slab_bytes(tiling, scores.shape[1], batch_size) > limit:
+                    raise SlabTooLargeError(scores.shape[1])
+                sums = _Sums(scores.shape[1], (length, *tiling.size[1:]), device)
+            for corner, window in zip(batch, scores, strict=True):
+                sums.add(corner, window, weights)
+        assert sums is not None  # noqa: S101  (a tiling has windows)
+        yield sums.finish(rows[number + 1][0] if number + 1 < len(rows) else tiling.size[0])
+
+
+class SlabTooLargeError(Exception):
+    """A row of windows needs more memory than there is.
+
+    Args:
+        classes: of the network.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.classes = classes
+
+
+def slab_bytes(tiling: Tiling, classes: int, batch_size: int = 1) -> int:
+    """Memory that a walk needs for its sums, and a reduction for what it holds of a slab."""
+    length = max(group[-1] - group[0] for group in _groups(tiling, batch_size)) + tiling.window[0] + 1
+    return length * math.prod(tiling.size[1:]) * (4 * classes + BYTES_BESIDE)
+
+
+def fitting_strips(tiling: Tiling, classes: int, limit: float) -> int:
+    """Into how many strips across the second axis a volume must be split so that none needs more than `limit` bytes.
+
+    As many as there are windows along that axis, if no number is enough.
+    """
+    most = len(tiling.starts[1]) if len(tiling.size) > 1 else 1
+    numbers = (n for n in range(1, most) if all(slab_bytes(s.tiling, classes) <= limit for s in strips(tiling, n)))
+    return next(numbers, most)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A part of a volume, cut across its second axis.
+
+    Attributes:
+        start: its first row along that axis.
+        stop: the row after its last one.
+        begin: the row at which the part of the volume begins whose windows it needs.
+        tiling: those windows. They give final scores for the strip and for the row before it.
+    """
+
+    start: int
+    stop: int
+    begin: int
+    tiling: Tiling
+
+
+def strips(tiling: Tiling, number: int) -> list[Strip]:
+    """Split a volume across its second axis; windows that lie across a border are run for both sides.
+
+    Args:
+        tiling: windows over the volume, of two axes at least.
+        number: of strips.
+    """
+    side, window = tiling.size[1], tiling.window[1]
+    borders = [round(side * index / number) for index in range(number + 1)]
+    parts = []
+    for start, stop in itertools.pairwise(borders):
+        needed = [each for each in tiling.starts[1] if each < stop and each + window > max(start - 1, 0)]
+        begin, end = needed[0], needed[-1] + window
+        size = (tiling.size[0], end - begin, *tiling.size[2:])
+        starts = (tiling.starts[0], tuple(each - begin for each in needed), *tiling.starts[2:])
+        parts.append(Strip(start, stop, begin, Tiling(size, tiling.window, starts, tiling.weights)))
+    return parts
+
+
+def _groups(tiling: Tiling, batch_size: int) -> list[tuple[int, ...]]:
+    """Starts along the first axis, as many together as fill a batch."""
+    starts = tiling.starts[0]
+    together = max(round(batch_size * len(starts) / tiling.count), 1)
+    return [starts[first : first + together] for first in range(0, len(starts), together)]
+
+
+def _batches(tiling: Tiling, rows: Sequence[int], batch_size: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """First voxels of the windows of some rows, a batch at a time."""
+    corners = list(itertools.product(rows, *tiling.starts[1:]))
+    for first in range(0, len(corners), batch_size):
+        yield tuple(corners[first : first + batch_size])
+
+
+def _window(corner: Sequence[int], window: Sequence[int]) -> tuple[slice, ...]:
+    return (slice(None), *(slice(start, start + edge) for start, edge in zip(corner, window, strict=True)))
+
+
+class _Sums:
+    """Weighted sums of scores, and of weights, of the rows that windows still touch, and the last finished row."""
+
+    def __init__(self, classes: int, size: Sequence[int], device: torch.device) -> None:
+        self.first = self.start = 0  # row that is held first, first row that is not finished
+        self.scores = torch.zeros((classes, size[0] + 1, *size[1:]), device=device)
+        self.weights = torch.zeros((size[0] + 1, *size[1:]), device=device)
+
+    def add(self, corner: Sequence[int], scores: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add the scores [classes, *window] of the window that begins at `corner`."""
+        self._forget(max(self.start - 1, 0))
+        window = _window([corner[0] - self.first, *corner[1:]], weights.shape)
+        self.scores[window].addcmul_(scores, weights)
+        self.weights[window[1:]] += weights
+
+    def finish(self, stop: int) -> Slab:
+        """The rows before `stop`, and the one before them."""
+        new = slice(self.start - self.first, stop - self.first)
+        self.scores[:, new] /= self.weights[new]
+        slab = Slab(self.start, stop, self.scores[:, : stop - self.first])
+        self.start = stop
+        return slab
+
+    def _forget(self, first: int) -> None:
+        """Let go of the rows before `first`."""
+        done, self.first = first - self.first, first
+        if done == 0:
+            return
+        for held in (*self.scores, self.weights):  # one class after another: little memory
+            held[:-done] = held[done:].clone()
+            held[-done:] = 0

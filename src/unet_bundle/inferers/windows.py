@@ -1,0 +1,111 @@
+"""An image as the sliding window walks over it: padded to a window at least, its longest axis first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.utils import BlendMode, PytorchPadMode, ensure_tuple_rep, fall_back_tuple, look_up_option
+from torch.nn import functional
+
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.inferers.slabs import Predict, Tiling, make_tiling
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """Which windows; names and meaning are those of MONAI's ``SlidingWindowInferer``.
+
+    Attributes:
+        roi_size: voxels of a window per axis; 0 or less for the whole axis.
+        overlap: share of a window that it has in common with the next; one, or one per axis.
+        mode: ``"gaussian"`` or ``"constant"``.
+        sigma_scale: of the Gaussian, in windows.
+        padding_mode: of images smaller than a window.
+        cval: their padding, where that is constant.
+        slice_axis: windows are one voxel thick along this axis, and `roi_size` leaves it out.
+    """
+
+    roi_size: Sequence[int] | int
+    overlap: Sequence[float] | float = 0.25
+    mode: str = "constant"
+    sigma_scale: Sequence[float] | float = 0.125
+    padding_mode: str = "constant"
+    cval: float = 0.0
+    slice_axis: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be walked."""
+        look_up_option(self.mode, BlendMode)
+        look_up_option(self.padding_mode, PytorchPadMode)
+        if not all(0 <= share < 1 for share in np.ravel(self.overlap)):
+            raise ConfigError(f"overlap must be at least 0 and below 1, not {self.overlap!r}")
+
+    def over(self, image: torch.Tensor) -> PaddedImage:
+        """Lay windows over an image [channels, *spatial].
+
+        Raises:
+            InputError: if the image has another number of axes than the windows.
+        """
+        sides = list(image.shape[1:])
+        roi = self.roi_size
+        if not isinstance(roi, int):
+            roi = list(roi)
+            if self.slice_axis is not None:
+                roi.insert(self.slice_axis, 1)
+            if len(roi) != len(sides):
+                raise InputError(f"the image has {len(sides)} spatial axes, the windows have {len(roi)}: give another")
+        window = fall_back_tuple(roi, sides)
+        margins = [max(edge - side, 0) for edge, side in zip(window, sides, strict=True)]
+        before = tuple(margin // 2 for margin in margins)
+        if any(margins):
+            pairs = [(first, margin - first) for first, margin in zip(before, margins, strict=True)]
+            image = functional.pad(
+                image[None],
+                [edge for pair in reversed(pairs) for edge in pair],
+                mode=self.padding_mode,
+                value=self.cval,
+            )[0]
+        overlap = ensure_tuple_rep(self.overlap, len(sides))
+        tiling = make_tiling(image.shape[1:], window, overlap, self.mode, self.sigma_scale)
+        first = tiling.longest_axis()
+        axes = (first, *(axis for axis in range(len(sides)) if axis != first))
+        return PaddedImage(image.permute(0, *(axis + 1 for axis in axes)), tiling.ordered(axes), axes, before)
+
+
+@dataclass(frozen=True)
+class PaddedImage:
+    """An image that windows fit into, its axes in the order of the walk.
+
+    Attributes:
+        image: shape [channels, *spatial].
+        tiling: the windows.
+        axes: for each axis, which one of the image as it was given.
+        before: voxels that were padded before the first one, for each axis of the image as it was given.
+    """
+
+    image: torch.Tensor
+    tiling: Tiling
+    axes: tuple[int, ...]
+    before: tuple[int, ...]
+
+    def predict(self, call: Predict) -> Predict:
+        """`call`, which knows the axes as they were given, for windows in the order of the walk."""
+        there = [0, 1, *(axis + 2 for axis in self.axes)]
+        back = [there.index(axis) for axis in range(len(there))]
+        return lambda windows: call(windows.permute(back)).permute(there)
+
+    def restored(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """A view of values [..., *spatial] in the order of the walk, as the image was given: without padding."""
+        lead = values.ndim - len(self.axes)
+        order = [*range(lead), *(lead + self.axes.index(axis) for axis in range(len(self.axes)))]
+        inner = [slice(first, first + side) for first, side in zip(self.before, shape, strict=True)]
+        return values.permute(order)[tuple([slice(None)] * lead + inner)]
+
+
+def device_of(given: Any, fallback: torch.device) -> torch.device:
+    """A device by name, or the fallback."""
+    return fallback if given is None else torch.device(given)
