@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor, decollate_batch
+from monai.data.utils import collate_meta_tensor_fn
 from monai.inferers import Inferer
 
 from unet_bundle.errors import ConfigError
@@ -112,9 +113,9 @@ class ScanInferer(Inferer):
             channels_last=self.channels_last,
             remember_constant=self.remember_constant,
         )
-        with torch.inference_mode():
+        with torch.no_grad():
             done = [self._segment(image, call) for image in _items(inputs)]
-        return done[0][None] if len(done) == 1 else torch.stack(done)
+        return torch.stack(done) if not isinstance(inputs, MetaTensor) else collate_meta_tensor_fn(done)
 
     def _segment(self, image: torch.Tensor, call: Predict) -> torch.Tensor:
         """The answer [1 or regions, *scan] for one image [channels, *spatial]."""

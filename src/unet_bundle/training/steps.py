@@ -130,7 +130,7 @@ class EvaluationStep:
         engine.state.output = output
         with engine.mode(engine.network), autocast(device, resolve_precision(self.precision, device)):
             prediction = engine.inferer(inputs, engine.network)
-        output[Keys.PRED] = prediction.float()
+        output[Keys.PRED] = prediction.float() if prediction.is_floating_point() else prediction
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output  # type: ignore[no-any-return]

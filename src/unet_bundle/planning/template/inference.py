@@ -16,11 +16,11 @@ from unet_bundle.planning.template.shared import (
     mean_dice,
     merging,
     network,
-    sliding_window,
     splits_file,
     stated_files,
     stated_values,
     uneven_shares,
+    windows,
 )
 
 
@@ -37,6 +37,8 @@ def inference_config(plan: Plan) -> Config:
         "precision": "float32",
         "overlap": plan.overlap,
         "sw_batch_size": 1,
+        "mirror_axes": [],
+        "memory": None,
         "num_workers": 0,
         "labels": plan.labels,
         **grid(plan),
@@ -63,19 +65,16 @@ def inference_config(plan: Plan) -> Config:
             "shuffle": False,
             "num_workers": "@num_workers",
         },
-        "inferer": sliding_window(plan, "@overlap"),
+        "inferer": {
+            "_target_": "unet_bundle.inferers.ScanInferer",
+            **windows(plan, "@overlap"),
+            "precision": "@precision",
+            "mirror_axes": "@mirror_axes",
+            "memory": "@memory",
+        },
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {
-                    "_target_": "Invertd",
-                    "keys": "pred",
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": False,
-                    "to_tensor": True,
-                },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
                 {
                     "_target_": "unet_bundle.io.SaveImaged",
                     "keys": "pred",
@@ -100,7 +99,7 @@ def inference_config(plan: Plan) -> Config:
             "val_data_loader": "@dataloader",
             "network": "@network",
             "inferer": "@inferer",
-            "iteration_update": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
+            "iteration_update": {"_target_": "unet_bundle.training.EvaluationStep"},
             "postprocessing": "@postprocessing",
             "val_handlers": "@handlers",
         },

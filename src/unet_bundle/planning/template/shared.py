@@ -87,17 +87,15 @@ def stated_values(plan: Plan) -> Config:
     return {} if plan.label_values is None else {"label_values": plan.label_values}
 
 
-def sliding_window(plan: Plan, overlap: str) -> Config:
+def windows(plan: Plan, overlap: str) -> Config:
     """Windows of the patch's size over the scan or each of its slices, weighted towards their middles.
 
     Args:
         plan: the plan.
         overlap: reference to the windows' overlap.
     """
-    slices = {} if plan.slice_axis is None else {"spatial_dim": plan.slice_axis}
     return {
-        "_target_": "SliceInferer" if slices else "SlidingWindowInferer",
-        **slices,
+        **({} if plan.slice_axis is None else {"spatial_dim": plan.slice_axis}),
         "roi_size": "@patch_size",
         "sw_batch_size": "@sw_batch_size",
         "overlap": overlap,

@@ -15,11 +15,11 @@ from unet_bundle.planning.template.shared import (
     loading,
     mean_dice,
     network,
-    sliding_window,
     splits_file,
     stated_files,
     stated_values,
     uneven_shares,
+    windows,
 )
 
 
@@ -214,7 +214,7 @@ def train_config(plan: Plan) -> Config:
                 "shuffle": False,
                 "num_workers": 0,
             },
-            "inferer": sliding_window(plan, "@val_overlap"),
+            "inferer": {"_target_": "unet_bundle.inferers.SlabInferer", **windows(plan, "@val_overlap")},
             "step": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
             "postprocessing": {
                 "_target_": "Compose",
