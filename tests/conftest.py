@@ -3,9 +3,10 @@
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,22 @@ def synthetic() -> ModuleType:
     sys.modules["synthetic_dicom"] = module  # dataclasses look it up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def dicomweb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A small DICOMweb server on loopback, see `dicomweb_server.DicomWebServer`."""
+    pytest.importorskip("dicomweb_client")
+    path = Path(__file__).parent / "dicomweb_server.py"
+    spec = importlib.util.spec_from_file_location("dicomweb_server", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = module.DicomWebServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

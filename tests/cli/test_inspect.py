@@ -10,7 +10,7 @@ from unet_bundle.cli import main
 
 
 def test_a_table_of_real_series(shared_data, capsys):
-    assert main(["inspect", str(shared_data("dicom_series"))]) == 0
+    assert main(["inspect", str(shared_data("dicom_series"))]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["size", "spacing", "in", "mm", "plane", "files"]
     tilted = next(i for i, line in enumerate(lines) if line.startswith("CT series 2"))
@@ -19,7 +19,9 @@ def test_a_table_of_real_series(shared_data, capsys):
     assert "has slice distances from 1.08 to 7 mm" in lines[tilted + 1]
     assert "has a gantry tilt of 18.5 degrees" in lines[tilted + 2]
     assert sum(line.startswith("MR series 201") for line in lines) == 3
-    assert lines[-1] == "9 of 12 can be read."
+    assert sum(line.endswith("to choose") for line in lines) == 9
+    assert sum("one of 3 volumes in its series" in line for line in lines) == 3
+    assert lines[-1] == "0 of 12 can be read. 9 can be if chosen."
 
 
 def test_json_says_the_same(synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +56,7 @@ def test_other_volumes_and_dicom_together(
     text = capsys.readouterr().out
     assert "    is cut short" in text or "    is damaged" in text or "short.nii.gz" in text
     assert "CT series 0" in text
-    assert "3 of 4 can be read." in text
+    assert "3 of 4 can be read.\nOf a folder with other scans directly in it predict takes those alone" in text
     assert main(["inspect", str(whole)]) == 0
     assert "1 of 1 can be read." in capsys.readouterr().out
 
@@ -69,3 +71,21 @@ def test_nothing_to_read(synthetic: ModuleType, tmp_path: Path, capsys: pytest.C
     assert main(["inspect", str(tmp_path / "gap")]) == 1
     assert "0 of 1 can be read." in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "none")]) == 2
+
+
+def test_a_damaged_file_is_found_by_its_path_when_asked_for(
+    synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = synthetic.write_series(tmp_path / "PLANTED^NAME")
+    path = sorted(series.files)[4]
+    path.write_bytes(path.read_bytes()[:300])
+    assert main(["inspect", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "PLANTED" not in text
+    assert "damaged: DICOM file 5 of 8 (in order of path) is damaged or cut short" in text
+    assert text.endswith("until those are whole or gone; --show-paths says where they are.\n")
+    assert main(["inspect", str(tmp_path), "--show-paths"]) == 1
+    assert f"\nDICOM file 5: PLANTED^NAME/{path.name}\n" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (len(found["damaged"]), len(found["volumes"]), found["paths"]) == (1, 1, None)

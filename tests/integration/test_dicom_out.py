@@ -34,6 +34,12 @@ TERMS = {
     "absent": {"value": 2},
     "vessel": {"value": 3},
 }
+LABELMAPS = (
+    "Error - Information Object Not found",
+    "Error - SegmentNumber not monotonically increasing",
+)
+"""What dciodvfy says of any label map: it is older than these, and does not know of the background as segment 0."""
+
 REAL = [
     ("totalsegmentator_examples/dicom/series", {}),
     ("dicom_objects/dcmqi/ct-3slice", {}),
@@ -119,7 +125,7 @@ def test_dcmqi_finds_every_voxel_where_it_was(synthetic, segimage2itkimage, tmp_
         np.testing.assert_allclose(places(array, affine, value), expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["dicom-seg", "dicom-seg-fractional", "rtstruct"])
+@pytest.mark.parametrize("kind", ["dicom-seg", "dicom-seg-fractional", "dicom-seg-labelmap", "rtstruct"])
 @pytest.mark.parametrize("orientation", ["axial", "oblique", "tilt", "gaps", "empty", "enhanced"])
 def test_dciodvfy_finds_no_error(synthetic, dciodvfy, tmp_path, orientation, kind):
     options = {
@@ -133,7 +139,9 @@ def test_dciodvfy_finds_no_error(synthetic, dciodvfy, tmp_path, orientation, kin
         source = synthetic.write_series(tmp_path / "in", shape=(21, 19, 6), **options).folder
     labels = labelled(source, on_tilt="resample", on_gaps="resample")
     path = save(labels * (orientation != "empty"), tmp_path / "out", kind)
-    assert errors(dciodvfy, path) == []
+    assert [
+        line for line in errors(dciodvfy, path) if not (kind == "dicom-seg-labelmap" and line.startswith(LABELMAPS))
+    ] == []
 
 
 def errors(program, path):

@@ -83,15 +83,33 @@ def write_nifti(tmp_path: Path, labels: np.ndarray) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="session")
-def synthetic() -> ModuleType:
-    """The module that makes DICOM series to order."""
-    pytest.importorskip("pydicom", minversion="3.0")
-    spec = importlib.util.spec_from_file_location("synthetic_dicom", Path(__file__).parent / "dicom" / "synthetic.py")
+def _module(name: str, path: str) -> ModuleType:
+    """A module that lies beside the tests: folders of tests are no packages."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look it up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """The module that makes DICOM series to order."""
+    pytest.importorskip("pydicom", minversion="3.0")
+    return _module("synthetic_dicom", "dicom/synthetic.py")
+
+
+@pytest.fixture(scope="session")
+def volumes() -> ModuleType:
+    """The module that makes volumes in every format and reads them independently."""
+    pytest.importorskip("SimpleITK")
+    return _module("volumes", "volumes.py")
+
+
+@pytest.fixture
+def write_volume(volumes: ModuleType, tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a header field by field (None leaves one out) and voxels behind it."""
+    return lambda name, fields, contents=None: volumes.write(tmp_path, name, fields, contents)
 
 
 TERMS = {

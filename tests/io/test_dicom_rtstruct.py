@@ -3,6 +3,7 @@
 import numpy as np
 import pydicom
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
@@ -114,6 +115,46 @@ def test_it_says_what_it_shows_and_belongs_to(segmented, terms, tmp_path):
     }
     for item in dataset.ROIContourSequence[0].ContourSequence:
         assert item.ContourImageSequence[0].ReferencedSOPInstanceUID == uids[item.ContourData[2]]
+
+
+def test_it_says_what_made_it_and_what_the_structures_are(segmented, terms, tmp_path):
+    _, labels = segmented()
+    lesion = {"value": "49755003", "scheme": "SCT", "meaning": "Morphologically Altered Structure"}
+    dataset = save(labels, tmp_path / "out", {**terms, "absent": {"value": 2, "category": lesion}})
+    (algorithm,) = dataset.StructureSetROISequence[0].ROIDerivationAlgorithmIdentificationSequence
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("Lobes in CT", "1.2.3")
+    assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "123110"
+    codes = [each.RTROIIdentificationCodeSequence[0].CodeMeaning for each in dataset.RTROIObservationsSequence]
+    assert codes == ["Liver", "absent", "vessel"]
+    kinds = [each.RTROIInterpretedType for each in dataset.RTROIObservationsSequence]
+    assert kinds == ["ORGAN", "", "ORGAN"], "a lesion is no organ"
+    assert dataset.ContentQualification == "RESEARCH"
+
+
+def test_times_of_the_study_are_not_put_into_another_zone(segmented, terms, tmp_path):
+    def edit(_, dataset):
+        dataset.StudyDate, dataset.StudyTime, dataset.PatientIdentityRemoved = "20240102", "101500", "YES"
+
+    _, labels = segmented(edit=edit)
+    dataset = save(labels, tmp_path / "out", terms)
+    assert (dataset.StudyDate, dataset.StudyTime) == ("20240102", "101500")
+    assert "TimezoneOffsetFromUTC" not in dataset
+    assert dataset.PatientIdentityRemoved == "YES"
+
+
+def test_a_contour_of_any_length_is_kept_as_numbers(synthetic, tmp_path):
+    """An element of decimal strings in an explicit transfer syntax ends at 64 KB."""
+    series = synthetic.write_series(tmp_path / "in", shape=(150, 150, 1))
+    labels = LoadImaged(keys="pred")({"pred": series.folder})["pred"] * 0
+    labels[0, 1:-1, 1:-1] = 1
+    labels[0, 3:-3:3, 3:-3:3] = 0  # 2,304 holes
+    dataset = save(labels.to(torch.uint8), tmp_path / "out", None)
+    (contour,) = dataset.ROIContourSequence[0].ContourSequence
+    assert contour.NumberOfContourPoints > 10_000
+    assert contour["ContourData"].VR == "DS"
+    assert len(contour.ContourData) == 3 * contour.NumberOfContourPoints
+    array = labels[0].numpy().transpose(2, 1, 0)
+    np.testing.assert_array_equal(filled(dataset, 1, series), array == 1)
 
 
 @pytest.mark.parametrize("kind", ["tilt", "gaps"])

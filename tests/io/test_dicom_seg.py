@@ -118,6 +118,16 @@ def test_it_says_what_it_shows_and_what_made_it(segmented, terms, tmp_path):
     assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "123110"
     color = hd.color.CIELabColor(*(scaled(lobe.RecommendedDisplayCIELabValue))).to_rgb()
     np.testing.assert_allclose(color, [200, 30, 10], atol=2)
+    assert dataset.ContentQualification == "RESEARCH"
+
+
+@pytest.mark.parametrize("output_format", [*KINDS, "rtstruct"])
+@pytest.mark.parametrize("code", ["Liver", {"value": "10200004", "scheme": "SCT"}, {"value": "1", "scheme": "S" * 17}])
+def test_what_is_no_coded_term_is_refused(segmented, tmp_path, output_format, code):
+    _, labels = segmented()
+    terms = {"lobe": {"value": 1, "type": {"meaning": 70 * "x", **code} if isinstance(code, dict) else {"x": code}}}
+    with pytest.raises(ConfigError, match="is no coded term: give value, scheme and meaning"):
+        save((labels > 0).to(labels.dtype), tmp_path / "out", terms, output_format)
 
 
 def scaled(stored):
@@ -257,7 +267,7 @@ def test_a_write_that_fails_leaves_nothing(segmented, terms, tmp_path, monkeypat
     def full_disk(*_arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("unet_bundle.io.dicom_seg._write_bits", full_disk)
+    monkeypatch.setattr("unet_bundle.io.dicom_seg_frames._write_bits", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(labels, tmp_path / "out", terms)
     assert not list((tmp_path / "out").iterdir())
@@ -265,7 +275,7 @@ def test_a_write_that_fails_leaves_nothing(segmented, terms, tmp_path, monkeypat
 
 def test_what_is_beyond_dicoms_length_is_refused(segmented, terms, tmp_path, monkeypatch):
     _, labels = segmented()
-    monkeypatch.setattr("unet_bundle.io.dicom_seg.MAX_PIXEL_BYTES", 100)
+    monkeypatch.setattr("unet_bundle.io.dicom_seg_frames.MAX_PIXEL_BYTES", 100)
     with pytest.raises(InputError, match="above the 4 GB that DICOM can hold: use output_format 'dicom-seg-labelmap'"):
         save(labels, tmp_path / "out", terms)
 

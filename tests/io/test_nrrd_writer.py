@@ -108,3 +108,9 @@ def test_nifti_of_a_dicom_series_lies_on_its_slices(segmented, tmp_path, kind):
     assert image.shape == (13, 11, 8)
     for index in ((0, 0, 0), (12, 0, 7), (3, 10, 5)):
         np.testing.assert_allclose((image.affine @ [*index, 1])[:3], series.ras(*index), atol=1e-4)
+
+
+def test_names_come_back_as_they_were(write_nifti, labels, tmp_path):
+    image = LoadImaged(keys="pred")({"pred": write_nifti(data=labels)})["pred"]
+    found, *_ = read(save(image, tmp_path / "out", "seg.nrrd", {"a \\ b": {"value": 1}, "Gefäß": {"value": 2}}))
+    assert [found.GetMetaData(f"Segment{number}_Name") for number in range(2)] == ["a \\ b", "Gefäß"]

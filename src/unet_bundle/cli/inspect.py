@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Only headers are read. Names and ids of patients are never shown, nor names of DICOM files and folders, nor
-descriptions of series, where people write such names; --show-descriptions shows the last of these.
+descriptions of series, where people write such names; --show-descriptions and --show-paths show the last of these.
+A series that holds several volumes is refused by predict until one is chosen. A DICOM file whose header cannot be
+read holds up all others, since a slice of any series may be lost with it; --show-paths says which it is.
 The exit code is 0 if at least one series can be read, else 1.
 
 examples:
@@ -40,6 +43,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--show-descriptions", action="store_true", help="show series descriptions, which may name a patient"
     )
+    parser.add_argument(
+        "--show-paths", action="store_true", help="show paths of DICOM files in trouble, which may name a patient"
+    )
     parser.set_defaults(run=run)
 
 
@@ -50,19 +56,20 @@ def run(args: argparse.Namespace) -> int:
     if not args.path.exists():
         raise ConfigError("PATH does not exist: give a folder, a .zip or a scan.")
     try:
-        found = inspect_path(args.path, show_descriptions=args.show_descriptions)
+        found = inspect_path(args.path, show_descriptions=args.show_descriptions, show_paths=args.show_paths)
     except InputError as error:
         if not args.json:
             raise
-        say(json.dumps({"volumes": [], "left_out": {}, "error": str(error)}, indent=2))
+        nothing: dict[str, Any] = {"volumes": [], "left_out": {}, "damaged": [], "paths": None, "note": None}
+        say(json.dumps({**nothing, "error": str(error)}, indent=2))
         return EXIT_CASES_FAILED
     if args.json:
-        volumes = [dataclasses.asdict(volume) for volume in found.volumes]
-        say(json.dumps({"volumes": volumes, "left_out": dict(found.left_out), "error": None}, indent=2))
+        left_out = dict(found.left_out)  # a Counter is nothing that dataclasses can take apart
+        say(json.dumps({**dataclasses.asdict(found), "left_out": left_out, "error": None}, indent=2))
     else:
         for line in table(found):
             say(line)
-    return EXIT_OK if any(volume.refusal is None for volume in found.volumes) else EXIT_CASES_FAILED
+    return EXIT_OK if found.readable else EXIT_CASES_FAILED
 
 
 def table(found: Inspection) -> list[str]:
@@ -77,7 +84,7 @@ def table(found: Inspection) -> list[str]:
     for volume in found.volumes:
         size = format_shape(volume.size) if volume.size else "?"
         spacing = format_spacing(volume.spacing) if volume.spacing else "?"
-        verdict = "read" if volume.refusal is None else "refused"
+        verdict = "refused" if volume.refusal else "to choose" if volume.choice else "read"
         rows.append((volume.name, size, spacing, volume.plane or "?", str(volume.files), verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     shown = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -85,8 +92,29 @@ def table(found: Inspection) -> list[str]:
     for volume, line in zip(found.volumes, shown[1:], strict=True):
         lines += [line, *_notes(volume)]
     lines += [f"left out: {count} object{'s' if count > 1 else ''}, {why}" for why, count in found.left_out.items()]
-    readable = sum(volume.refusal is None for volume in found.volumes)
-    return [*lines, f"{readable} of {len(found.volumes)} can be read."]
+    lines += [f"damaged: {message}" for message in found.damaged]
+    return [*lines, *_legend(found, lines), *_summary(found)]
+
+
+def _legend(found: Inspection, lines: list[str]) -> list[str]:
+    """The paths of the files that the lines number, where they were asked for."""
+    numbers = {int(number) for line in lines for number in re.findall(r"DICOM file (\d+) of", line)}
+    return [f"DICOM file {number}: {path}" for number, path in enumerate(found.paths or (), 1) if number in numbers]
+
+
+def _summary(found: Inspection) -> list[str]:
+    lines = [f"{len(found.readable)} of {len(found.volumes)} can be read."]
+    to_choose = sum(volume.choice is not None and volume.refusal is None for volume in found.volumes)
+    if to_choose:
+        lines[0] += f" {to_choose} can be if chosen."
+    if found.note:
+        lines.append(found.note)
+    if found.damaged:
+        lines.append(
+            "A slice of any series may be lost with a damaged file: no DICOM is read until those are whole or gone"
+            + ("." if found.paths else "; --show-paths says where they are.")
+        )
+    return lines
 
 
 def _notes(volume: Inspected) -> list[str]:
@@ -94,5 +122,5 @@ def _notes(volume: Inspected) -> list[str]:
     refusal = (volume.refusal or "").removeprefix(f"{volume.name} ")
     # The refusal is the problem with the remedy behind it: saying both would be saying it twice.
     notes += [problem for problem in volume.problems if problem != refusal]
-    notes += [refusal] if refusal else []
+    notes += [note for note in (refusal, volume.choice) if note]
     return [f"    {note}" for note in notes]

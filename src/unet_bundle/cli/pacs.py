@@ -22,7 +22,10 @@ logger = logging.getLogger(__name__)
 
 EPILOG = """\
 With --dicomweb the series come from a PACS, and INPUT is left out. Login and password stand in ~/.netrc (or in the
-file that the environment variable NETRC names), never on the command line."""
+file that the environment variable NETRC names), never on the command line; they are sent by https only, and by http
+to this computer. --store stores the results of this study in this run's format and nothing else that lies in OUTPUT;
+a result that is already there is stored if it was made by the same model in the same version, else the run ends before
+it starts. Series with such a result are not fetched again."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,15 @@ def pacs_of(args: argparse.Namespace) -> Pacs | None:
     return Pacs(server, args.study, args.series)
 
 
-@contextmanager
-def fetched(pacs: Pacs, modality: str | None) -> Iterator[tuple[Path, list[str]]]:
-    """The study's series in a temporary folder that is removed afterwards, whatever happens.
+def look(pacs: Pacs, modality: str | None) -> tuple[list[RemoteSeries], list[str]]:
+    """Ask what series the study has; none is fetched.
 
     Args:
-        pacs: where from.
-        modality: that the bundle was trained on, None if any: series of others are not fetched.
+        pacs: where.
+        modality: that the bundle was trained on, None if any.
 
-    Yields:
-        The folder, and why series of the study are not in it, a line for each.
+    Returns:
+        The series that may fit, and why the others do not, a line for each.
 
     Raises:
         InputError: if the server cannot be reached or refuses, or nothing there fits.
@@ -105,11 +107,37 @@ def fetched(pacs: Pacs, modality: str | None) -> Iterator[tuple[Path, list[str]]
     fitting = [each for each in found if each.modality in wanted]
     if not fitting:
         raise InputError(f"the study holds no series to segment: {'; '.join(left_out)}")
+    return fitting, left_out
+
+
+def say_what_would_be_done(pacs: Pacs, wanted: Sequence[RemoteSeries], *, store: bool) -> None:
+    """Name the series that would be fetched; whether their geometry is sure is only known then."""
+    say(f"{len(wanted)} series would be fetched from {pacs.server.host} and segmented if their geometry is sure.")
+    for each in wanted:
+        say(f"  {_name(each)}{'' if each.count is None else f', {each.count} files'}")
+    if store:
+        say(f"The results would be stored on {pacs.server.host}.")
+
+
+@contextmanager
+def fetched(pacs: Pacs, wanted: Sequence[RemoteSeries]) -> Iterator[Path]:
+    """Series in a temporary folder that is removed afterwards, whatever happens.
+
+    Args:
+        pacs: where from.
+        wanted: some of what `look` found.
+
+    Yields:
+        The folder.
+
+    Raises:
+        InputError: if the server cannot be reached or refuses, or does not send all.
+    """
     with _ended_politely(), tempfile.TemporaryDirectory(prefix="unet-bundle-") as folder:
-        for number, series in enumerate(fitting, 1):
-            logger.info("fetching %s, %d of %d", _name(series), number, len(fitting))
+        for number, series in enumerate(wanted, 1):
+            logger.info("fetching %s, %d of %d", _name(series), number, len(wanted))
             pacs.server.fetch(pacs.study, series, Path(folder, f"{number:04d}"))
-        yield Path(folder), left_out
+        yield Path(folder)
 
 
 @contextmanager
@@ -126,26 +154,46 @@ def _ended_politely() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def store_results(pacs: Pacs, output: Path, items: Sequence[Mapping[str, Any]]) -> None:
+def store_results(pacs: Pacs, results: Sequence[Path]) -> None:
     """Store the results of these series, those of earlier runs too, which an interrupted run may have left unsent.
 
     Args:
         pacs: where to.
-        output: folder of the results.
-        items: the series.
+        results: one file for each series.
 
     Raises:
         InputError: if the server cannot be reached, refuses, or does not keep one; or a series has no DICOM result, as
             one that lacks the UIDs which that would refer to.
     """
-    results = [sorted(output.glob(f"{item['series']}_*.dcm")) for item in items]
-    files = [path for found in results for path in found]
+    files = [path for path in results if path.exists()]
     if files:
         pacs.server.store(files)
         say(f"{len(files)} result{'' if len(files) == 1 else 's'} stored on {pacs.server.host}")
-    if not all(results):
+    if len(files) < len(results):
         raise InputError(
-            f"{results.count([])} of {len(items)} series have no DICOM result to store: see the lines above."
+            f"{len(results) - len(files)} of {len(results)} series have no DICOM result to store: see the lines above."
+        )
+
+
+def check_makers(results: Sequence[Path], algorithm: Mapping[str, Any] | None) -> None:
+    """Refuse to store as this model's what another made.
+
+    Args:
+        results: that are there already and are not made again.
+        algorithm: of the config.
+
+    Raises:
+        ConfigError: if one was made by another algorithm or version, or does not say by which.
+    """
+    from unet_bundle.io.algorithm import Algorithm
+
+    maker = Algorithm.of(algorithm)
+    foreign = [path for path in results if not maker.made(path)]
+    if foreign:
+        raise ConfigError(
+            f"{foreign[0].name} in the output folder is no result of {maker.name!r} {maker.version}"
+            f"{f', nor are {len(foreign) - 1} more' if len(foreign) > 1 else ''}: "
+            "give another OUTPUT, or --overwrite to make it again."
         )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unet_bundle.cli import pacs
 from unet_bundle.cli.cases import check_model, make_folder, run_one_by_one, say_refused
-from unet_bundle.cli.study import find_work, is_done, reading_options
+from unet_bundle.cli.study import Item, Work, find_work, is_done, reading_options, result_of
 from unet_bundle.cli.workflow import (
     OVERRIDES_HELP,
+    Overrides,
     add_bundle,
     load_workflow,
     monai_line,
@@ -66,55 +68,116 @@ def add_parser(verbs: Any) -> None:
     parser.set_defaults(run=run)
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """The bundle's config, what replaces its values, and the results' format with that."""
+
+    config: Mapping[str, Any]
+    overrides: Overrides
+
+    @property
+    def output_format(self) -> str:
+        return str(self.overrides.get("output_format", self.config.get("output_format", "auto")))
+
+
 def run(args: argparse.Namespace) -> int:
     """Segment scans."""
     source = pacs.pacs_of(args)
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"{args.output} is a file: give a folder for the label maps.")
-    if source is None:
-        return _segment(args)
-    config = read_config(args.bundle, FILES[0])
-    overrides = parse_overrides(args.overrides, _own(args))
-    if args.store:
-        pacs.check_storable(_format(config, overrides))
-    with pacs.fetched(source, reading_options(config, overrides).get("modality")) as (folder, left_out):
-        args.input = folder
-        return _segment(args, source, left_out)
-
-
-def _segment(args: argparse.Namespace, source: pacs.Pacs | None = None, unfetched: Sequence[str] = ()) -> int:
+    own = {"dataset_dir": str(args.input or ""), "output_dir": str(args.output), **_own(args)}
+    settings = _Settings(read_config(args.bundle, FILES[0]), parse_overrides(args.overrides, own))
+    if source is not None:
+        return _segment_study(args, settings, source)
     if not args.input.exists():
         raise ConfigError(f"{args.input} does not exist: give a scan or a folder of scans.")
     if args.output.resolve() == (args.input if args.input.is_dir() else args.input.parent).resolve():
         raise ConfigError(f"{args.output} holds the scans: label maps among them would be taken for scans next time.")
-    own = {"dataset_dir": str(args.input), "output_dir": str(args.output)}
-    overrides = parse_overrides(args.overrides, {**own, **_own(args)})
-    config = read_config(args.bundle, FILES[0])
-    work = find_work(args.input, config, overrides)
+    work = find_work(args.input, settings.config, settings.overrides)
+    if work.items:
+        say(f"MONAI: {monai_line(args.bundle, FILES, settings.overrides)}")
+    return _segment(args, settings, work)
+
+
+def _segment_study(args: argparse.Namespace, settings: _Settings, source: pacs.Pacs) -> int:
+    """Segment the series of a PACS that have no result yet; only those are fetched."""
+    if args.store:
+        pacs.check_storable(settings.output_format)
+    options = reading_options(settings.config, settings.overrides)
+    series, left_out = pacs.look(source, options.get("modality"))
+    there: list[Item] = []
+    if not any(options.get(choice) for choice in ("series_uid", "series_description")):  # known when they are read
+        there = [item for each in series if _is_done(args, settings, item := {"series": each.uid})]
+    workflow = _load(args, settings, [])  # what is wrong with the bundle is said before an hour of fetching
+    _check_makers(args, settings, there, workflow)
+    wanted = [each for each in series if {"series": each.uid} not in there]
+    if args.dry_run:
+        _say_skipped(len(there), len(series))
+        pacs.say_what_would_be_done(source, wanted, store=args.store)
+        _say_left_out(left_out)
+        return EXIT_OK
+    with pacs.fetched(source, wanted) as folder:
+        found = Work([])
+        try:
+            if wanted:
+                found = find_work(folder, settings.config, settings.overrides)
+        except InputError as refusal:
+            if not there:
+                raise
+            found = Work([], [str(refusal)])
+        settings.overrides["dataset_dir"] = str(folder)
+        work = Work([*there, *found.items], [*left_out, *found.left_out])
+        return _segment(args, settings, work, source)
+
+
+def _segment(args: argparse.Namespace, settings: _Settings, work: Work, source: pacs.Pacs | None = None) -> int:
     if not work.items:
-        _say_left_out([*unfetched, *work.left_out])
+        _say_left_out(work.left_out)
         raise InputError("no series of the study fits the bundle: the reasons stand above.")
-    images, name_format = work.items, _format(config, overrides)
-    todo = [i for i in images if args.overwrite or not is_done(i, args.output, name_format)]
-    if source is None:
-        say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
-    workflow = load_workflow(args.bundle, FILES, {**overrides, "dataset::data": todo}, "infer")
-    check_model(workflow)
-    if len(todo) < len(images):
-        say(f"{len(images) - len(todo)} of {len(images)} are already there and skipped (--overwrite does them again).")
+    todo = [item for item in work.items if not _is_done(args, settings, item)]
+    workflow = _load(args, settings, todo)
+    _check_makers(args, settings, [item for item in work.items if item not in todo], workflow)
+    _say_skipped(len(work.items) - len(todo), len(work.items))
     if args.dry_run:
         say(f"{len(todo)} scans would be segmented.")
-        _say_left_out([*unfetched, *work.left_out])
+        _say_left_out(work.left_out)
         return EXIT_OK
     make_folder(args.output)
     refused = run_one_by_one(workflow)
     workflow.finalize()
     say(f"{len(todo) - len(refused)} of {len(todo)} scans segmented, in {args.output}")
     say_refused(refused)
-    _say_left_out([*unfetched, *work.left_out])
+    _say_left_out(work.left_out)
     if source is not None and args.store:
-        pacs.store_results(source, args.output, [item for item in images if item["series"] not in refused])
+        results = [_stored(args, settings, item) for item in work.items if item["series"] not in refused]
+        pacs.store_results(source, results)
     return EXIT_CASES_FAILED if refused else EXIT_OK
+
+
+def _load(args: argparse.Namespace, settings: _Settings, todo: list[Item]) -> Any:
+    """The workflow for these cases, with a model that is there and whole."""
+    workflow = load_workflow(args.bundle, FILES, {**settings.overrides, "dataset::data": todo}, "infer")
+    check_model(workflow)
+    return workflow
+
+
+def _check_makers(args: argparse.Namespace, settings: _Settings, done: Sequence[Item], workflow: Any) -> None:
+    """Refuse to store as this model's what another made."""
+    if args.store:
+        algorithm = workflow.parser.get_parsed_content("algorithm") if "algorithm" in workflow.parser else None
+        pacs.check_makers([_stored(args, settings, item) for item in done], algorithm)
+
+
+def _is_done(args: argparse.Namespace, settings: _Settings, item: Item) -> bool:
+    """Whether a scan is not segmented again, since its result is there."""
+    if args.overwrite:
+        return False
+    return _stored(args, settings, item).exists() if args.store else is_done(item, args.output, settings.output_format)
+
+
+def _stored(args: argparse.Namespace, settings: _Settings, item: Item) -> Path:
+    """The file of a series' result that --store stores: a NIfTI, which "auto" may also write, is none."""
+    return result_of(item, args.output, settings.output_format)
 
 
 def _own(args: argparse.Namespace) -> dict[str, str]:
@@ -126,8 +189,9 @@ def _own(args: argparse.Namespace) -> dict[str, str]:
     return {"output_format": args.format}
 
 
-def _format(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> str:
-    return str(overrides.get("output_format", config.get("output_format", "auto")))
+def _say_skipped(done: int, count: int) -> None:
+    if done:
+        say(f"{done} of {count} are already there and skipped (--overwrite does them again).")
 
 
 def _say_left_out(reasons: Sequence[str]) -> None:

@@ -71,10 +71,23 @@ def is_done(item: Mapping[str, Any], folder: Path, output_format: str) -> bool:
     Raises:
         ConfigError: if the scan cannot have a result in that format.
     """
+    # Of a series that no SEG can refer to "auto" writes NIfTI.
+    formats = [output_format, *(["nifti"] if output_format == "auto" and "series" in item else [])]
+    return any(result_of(item, folder, each).exists() for each in formats)
+
+
+def result_of(item: Mapping[str, Any], folder: Path, output_format: str) -> Path:
+    """The file of a scan's result, named after the scan, or after the series, whose folder may bear a patient's name.
+
+    Args:
+        item: of the config's data set.
+        folder: of the results.
+        output_format: one of `unet_bundle.io.FORMATS`.
+
+    Raises:
+        ConfigError: if the scan cannot have a result in that format.
+    """
     from unet_bundle.io import output_name
 
-    if "series" not in item:
-        return (folder / output_name(item["image"], output_format=output_format)).exists()
-    # A folder may bear a patient's name: so by the UID. Of a series that no SEG can refer to "auto" writes NIfTI.
-    formats = [output_format, *(["nifti"] if output_format == "auto" else [])]
-    return any((folder / output_name(item["series"], output_format=each, dicom=True)).exists() for each in formats)
+    dicom = "series" in item
+    return folder / output_name(item["series" if dicom else "image"], output_format=output_format, dicom=dicom)

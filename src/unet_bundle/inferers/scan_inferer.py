@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import collate_meta_tensor_fn
 from monai.inferers import Inferer
+from tqdm import tqdm
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.inferers.memory import memory_limit
@@ -53,6 +55,7 @@ class ScanInferer(Inferer):
         remember_constant: run windows that hold nothing but one value (air) once.
         memory: how much the sums may take, such as ``"4GB"``; None for half of what is free. With less, strips of the
             volume are done one after another, which costs time, never quality.
+        progress: a bar on a terminal, with the time that is left.
 
     Raises:
         ConfigError: if a setting is impossible.
@@ -75,6 +78,7 @@ class ScanInferer(Inferer):
         channels_last: bool = False,
         remember_constant: bool = True,
         memory: str | int | None = None,
+        progress: bool = False,
     ) -> None:
         super().__init__()
         self.settings = WindowSettings(
@@ -83,7 +87,7 @@ class ScanInferer(Inferer):
         if output not in OUTPUTS:
             raise ConfigError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
         self.output, self.memory = output, memory
-        self.sw_batch_size = sw_batch_size
+        self.sw_batch_size, self.progress = sw_batch_size, progress
         self.precision = check_precision(precision)
         self.mirror_axes, self.channels_last, self.remember_constant = mirror_axes, channels_last, remember_constant
         memory_limit(memory, torch.device("cpu"))
@@ -142,20 +146,8 @@ class ScanInferer(Inferer):
         self, padded: PaddedImage, grid: ScanGrid, predict: Predict, effort: _Effort
     ) -> tuple[torch.Tensor | None, _Effort]:
         """The answer; or None where memory did not suffice, and what to try next."""
-        reduction = Reduction(grid.shape, self.output)
         try:
-            for strip in strips(padded.tiling, effort.strips):
-                image = padded.image[:, :, strip.begin : strip.begin + strip.tiling.size[1]]
-                part = grid if effort.strips == 1 else grid.strip(strip.start, strip.stop, strip.begin)
-                for slab in walk(
-                    image,
-                    predict,
-                    strip.tiling,
-                    batch_size=effort.batch_size,
-                    device=effort.device,
-                    limit=effort.limit,
-                ):
-                    reduction.add(slab, part)
+            return self._reduced(padded, grid, predict, effort), effort
         except SlabTooLargeError as error:
             number = fitting_strips(padded.tiling, error.classes, effort.limit)
             logger.info("%d strips of the scan are done one after another, as memory is", number)
@@ -168,7 +160,37 @@ class ScanInferer(Inferer):
                 raise
             logger.warning("the GPU's memory does not suffice: scores are summed up on the CPU now")
             return None, replace(effort, device=torch.device("cpu"))
-        return reduction.result(), effort
+
+    def _reduced(self, padded: PaddedImage, grid: ScanGrid, predict: Predict, effort: _Effort) -> torch.Tensor:
+        reduction = Reduction(grid.shape, self.output)
+        parts = strips(padded.tiling, effort.strips)
+        number = sum(strip.tiling.count for strip in parts)
+        start, network_seconds = time.perf_counter(), 0.0
+        # None: no bar where there is no terminal.
+        with tqdm(total=number, unit="window", leave=False, disable=None if self.progress else True) as bar:
+
+            def timed(windows: torch.Tensor) -> torch.Tensor:
+                nonlocal network_seconds
+                begin = time.perf_counter()
+                scores = predict(windows)
+                network_seconds += time.perf_counter() - begin
+                bar.update(len(windows))
+                return scores
+
+            for strip in parts:
+                image = padded.image[:, :, strip.begin : strip.begin + strip.tiling.size[1]]
+                part = grid if effort.strips == 1 else grid.strip(strip.start, strip.stop, strip.begin)
+                batch, device, limit = effort.batch_size, effort.device, effort.limit
+                for slab in walk(image, timed, strip.tiling, batch_size=batch, device=device, limit=limit):
+                    reduction.add(slab, part)
+        seconds = time.perf_counter() - start
+        logger.info(
+            "%d windows: network %.1f s, onto the scan's grid %.1f s",
+            number,
+            network_seconds,
+            seconds - network_seconds,
+        )
+        return reduction.result()
 
 
 @dataclass(frozen=True)

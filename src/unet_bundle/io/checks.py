@@ -1,12 +1,11 @@
 """What every reader of volumes asks of a file: real numbers, complete, in the shape of an image."""
 
-import gzip
 import math
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 REPLACE = "get a fresh copy of it"
 """What to do about a damaged file, for messages."""
 
+_CHUNK_BYTES = 2**20
 _ANY_WRAPPER = 32 + zlib.MAX_WBITS  # zlib's own number for: gzip or zlib, whichever the data begin with
 
 
@@ -56,43 +56,52 @@ def damaged(name: str) -> InputError:
     return InputError(f"{name} is damaged or cut short, its voxels cannot be read: {REPLACE}")
 
 
-def gunzipped(contents: bytes, name: str) -> bytes:
-    """What a gzip file holds, its checksum compared.
-
-    Raises:
-        InputError: if it is damaged or cut short.
-    """
-    try:
-        return gzip.decompress(contents)  # compares the checksum, which nibabel never comes to
-    except (OSError, EOFError, zlib.error) as error:
-        raise damaged(name) from error
-
-
-def inflated(contents: bytes, expected: int, name: str) -> bytes:
-    """What a gzip or zlib stream holds, its checksum compared, and no more in memory than the header announces.
+def inflated_start(file: BinaryIO, size: int, name: str) -> bytes:
+    """The first bytes that a gzip file holds.
 
     Args:
-        contents: the stream, perhaps of several gzip members.
-        expected: bytes that the header announces.
+        file: at the start of the stream.
+        size: how many bytes are wanted; fewer if it holds fewer.
         name: base name of the file.
 
     Raises:
+        InputError: if it is damaged or cut short before them.
+    """
+    return bytes(inflated(file, size - 1, name, surplus=0))
+
+
+def inflated(file: BinaryIO, expected: int, name: str, surplus: int = MAX_PADDING_BYTES) -> bytearray:
+    """What a gzip or zlib stream holds, its checksum compared, and no more in memory than the header announces.
+
+    Args:
+        file: at the start of the stream, perhaps of several gzip members.
+        expected: bytes that the header announces.
+        name: base name of the file.
+        surplus: how many bytes more there may be. The first one beyond them ends it: what is returned is then longer,
+            and the caller says so.
+
+    Raises:
         InputError: if it is damaged or cut short.
     """
-    parts: list[bytes] = []
-    limit = min(expected + MAX_PADDING_BYTES + 1, sys.maxsize)
+    limit = min(max(expected + surplus, 0), sys.maxsize - 1)
+    found, stream = bytearray(), zlib.decompressobj(_ANY_WRAPPER)
+    chunk = file.read(_CHUNK_BYTES)
     try:
-        while contents:
-            stream = zlib.decompressobj(_ANY_WRAPPER)
-            parts.append(stream.decompress(contents, max(limit - sum(len(part) for part in parts), 1)))
-            if not stream.eof:
-                if stream.unconsumed_tail and sum(len(part) for part in parts) >= limit:
-                    break  # too much already: the caller says so
-                raise damaged(name)
-            contents = stream.unused_data if stream.unused_data.startswith(GZIP_MAGIC) else b""
+        while chunk:
+            found += stream.decompress(chunk, limit + 1 - len(found))
+            if len(found) > limit:
+                return found
+            chunk = stream.unused_data or file.read(_CHUNK_BYTES)
+            if stream.eof and chunk:
+                chunk += file.read(1) if len(chunk) < len(GZIP_MAGIC) else b""
+                if not chunk.startswith(GZIP_MAGIC):
+                    break  # what follows is no part of it
+                stream = zlib.decompressobj(_ANY_WRAPPER)
     except zlib.error as error:
         raise damaged(name) from error
-    return b"".join(parts)
+    if not stream.eof:
+        raise damaged(name)
+    return found
 
 
 def check_size(available: int, shape: tuple[int, ...], voxel_type: np.dtype[Any], name: str) -> None:

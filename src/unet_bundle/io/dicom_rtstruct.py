@@ -13,16 +13,15 @@ import numpy.typing as npt
 
 from unet_bundle import __version__
 from unet_bundle.errors import ConfigError
+from unet_bundle.io.algorithm import MANUFACTURER, Algorithm
 from unet_bundle.io.dicom.record import SourceSeries, SourceSlice
 from unet_bundle.io.label_writer import SeriesWriter
-from unet_bundle.io.segments import Segment, segments_of
+from unet_bundle.io.segments import ANATOMY, Code, Segment, code_parts, segments_of
 from unet_bundle.io.source_grid import UTF_8, source_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-
-MANUFACTURER = "unet-bundle"
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"
 """SOP class that a structure set refers to its study by; retired, and demanded still."""
@@ -30,10 +29,12 @@ STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"
 DECIMALS = 4
 """Of a contour's coordinates in mm."""
 
-_PATIENT_AND_STUDY = (
-    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
-    *("PatientAge", "PatientSize", "PatientWeight", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID"),
-    *("ReferringPhysicianName", "AccessionNumber", "StudyDescription"),
+_ANATOMICAL = (ANATOMY["value"], "123037004")  # the second is what older lists have for it
+_SHORT_CODE = 16  # letters of CodeValue; a longer one is a LongCodeValue (PS3.3 8.1)
+_PATIENT = (0x0010, 0x0012)  # groups of patient and trial, with the marks of de-identification
+_STUDY = (
+    *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription"),
+    *("ReferringPhysicianName", "AccessionNumber"),
 )
 
 Polygon = npt.NDArray[np.float64]
@@ -49,7 +50,7 @@ class RtStructWriter(SeriesWriter):
     Args:
         dtype: of the label map, ``"uint8"`` or ``"uint16"``.
         segments: see `unet_bundle.io.segments.segments_of`.
-        algorithm: ``name`` and ``version`` of what made the label map.
+        algorithm: what made the label map, see `unet_bundle.io.algorithm.Algorithm.of`.
 
     Raises:
         ConfigError: if contourpy or pydicom is not installed.
@@ -118,37 +119,37 @@ def _with_keyholes(rings: Sequence[Polygon]) -> Polygon:
     return outline
 
 
-def _structure_set(header: Dataset, source: SourceSeries, algorithm: Mapping[str, Any]) -> Dataset:
+def _structure_set(header: Dataset, source: SourceSeries, algorithm: Algorithm) -> Dataset:
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
-    now = dt.datetime.now(dt.timezone.utc)
+    now = dt.datetime.now().astimezone()  # of the clock on the wall, as the study's own times
     dataset = Dataset()
     dataset.SpecificCharacterSet = UTF_8  # texts are decoded by now, whatever they were in
-    for keyword in _PATIENT_AND_STUDY:
-        if keyword in header:
-            dataset.add(header[keyword])
+    for element in header:
+        if element.tag.group in _PATIENT or element.keyword in _STUDY:
+            dataset.add(element)
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # In an explicit one ContourData (DS) must be below 64 KB, some 2,000 points.
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset.SOPClassUID, dataset.SOPInstanceUID = RT_STRUCTURE_SET, generate_uid()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", generate_uid(), 1
-    name = str(algorithm.get("name") or MANUFACTURER)[:64]
-    dataset.SeriesDescription, dataset.OperatorsName = name, ""
-    dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, name
+    dataset.SeriesDescription, dataset.OperatorsName = f"{algorithm.name} {algorithm.version}"[:64], ""
+    dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, algorithm.name
     dataset.SoftwareVersions, dataset.InstanceNumber = __version__, 1
+    dataset.ContentQualification = "RESEARCH"  # no cleared product makes it
     dataset.InstanceCreationDate = dataset.StructureSetDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = dataset.StructureSetTime = now.strftime("%H%M%S")
-    dataset.TimezoneOffsetFromUTC = "+0000"
     dataset.StructureSetLabel, dataset.ApprovalStatus = "SEGMENTATION", "UNAPPROVED"
     dataset.FrameOfReferenceUID = header.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = header.get("PositionReferenceIndicator", "")
-    images = {(each.sop_instance_uid, _frame_number(each, source)): each for each in source.slices}
+    images = {(each.sop_instance_uid, each.frame_number): each for each in source.slices}  # tiles share theirs
     series = _item(
         SeriesInstanceUID=header.SeriesInstanceUID,
-        ContourImageSequence=[_reference(each, source) for each in images.values()],
+        ContourImageSequence=[_reference(each) for each in images.values()],
     )
     study = _item(
         ReferencedSOPClassUID=STUDY_COMPONENT,
@@ -167,14 +168,21 @@ def _add_structure(
     segment: Segment,
     source: SourceSeries,
     planes: npt.NDArray[Any],
-    algorithm: Mapping[str, Any],
+    algorithm: Algorithm,
 ) -> None:
     structure = _item(
         ROINumber=segment.value,
         ReferencedFrameOfReferenceUID=dataset.FrameOfReferenceUID,
         ROIName=segment.label,
         ROIGenerationAlgorithm="AUTOMATIC",
-        ROIGenerationDescription=" ".join(str(algorithm.get(key, "")) for key in ("name", "version")).strip()[:64],
+        ROIGenerationDescription=f"{algorithm.name} {algorithm.version}"[:64],
+        ROIDerivationAlgorithmIdentificationSequence=[
+            _item(
+                AlgorithmFamilyCodeSequence=[_coded(algorithm.family)],
+                AlgorithmName=algorithm.name,
+                AlgorithmVersion=algorithm.version,
+            )
+        ],
     )
     contours = []
     axes = np.asarray(source.orientation).reshape(2, 3)
@@ -184,7 +192,7 @@ def _add_structure(
             points = np.asarray(each.position) + polygon @ per_index
             contours.append(
                 _item(
-                    ContourImageSequence=[_reference(each, source)],
+                    ContourImageSequence=[_reference(each)],
                     ContourGeometricType="CLOSED_PLANAR",
                     NumberOfContourPoints=len(points),
                     ContourData=[format(length, f".{DECIMALS}f") for length in points.ravel()],
@@ -196,7 +204,8 @@ def _add_structure(
     observation = _item(
         ObservationNumber=segment.value,
         ReferencedROINumber=segment.value,
-        RTROIInterpretedType="ORGAN",
+        RTROIIdentificationCodeSequence=[_coded(segment.codes["type"])],
+        RTROIInterpretedType="ORGAN" if segment.codes["category"].get("value") in _ANATOMICAL else "",
         ROIInterpreter="",
     )
     dataset.StructureSetROISequence.append(structure)
@@ -204,18 +213,18 @@ def _add_structure(
     dataset.RTROIObservationsSequence.append(observation)
 
 
-def _frame_number(each: SourceSlice, source: SourceSeries) -> int | None:
-    """Number of the plane in an object of several; None for a file of its own, and for a tile, which has none."""
-    same = [other.frame for other in source.slices if other.sop_instance_uid == each.sop_instance_uid]
-    return each.frame + 1 if len(set(same)) > 1 else None
-
-
-def _reference(each: SourceSlice, source: SourceSeries) -> Dataset:
+def _reference(each: SourceSlice) -> Dataset:
     reference = _item(ReferencedSOPClassUID=each.sop_class_uid, ReferencedSOPInstanceUID=each.sop_instance_uid)
-    number = _frame_number(each, source)
-    if number is not None:
-        reference.ReferencedFrameNumber = number
+    if each.frame_number is not None:
+        reference.ReferencedFrameNumber = each.frame_number
     return reference
+
+
+def _coded(code: Code) -> Dataset:
+    value, scheme, meaning = code_parts(code)
+    item = _item(CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+    setattr(item, "CodeValue" if len(value) <= _SHORT_CODE else "LongCodeValue", value)
+    return item
 
 
 def _item(**elements: Any) -> Dataset:

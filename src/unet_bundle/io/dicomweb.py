@@ -54,22 +54,27 @@ class DicomWeb:
 
     Login names and passwords come from the netrc file (``~/.netrc``, or the one that the environment variable
     ``NETRC`` names), proxies and certificates from the usual environment variables (``HTTPS_PROXY``,
-    ``REQUESTS_CA_BUNDLE``). What is logged holds no patient data.
+    ``REQUESTS_CA_BUNDLE``). A login never goes to another computer by http. What is logged holds no patient data.
 
     Args:
         url: root of the service, such as ``"https://pacs.example.org/dicom-web"``.
 
     Raises:
-        ConfigError: if the URL is none, or holds a password or parameters; or dicomweb-client is missing.
+        ConfigError: if the URL is none, or holds a password or parameters; if a login for it would cross the network
+            in the clear; or dicomweb-client is missing.
     """
 
     def __init__(self, url: str) -> None:
-        self.host = _checked_url(url).netloc
+        parts = _checked_url(url)
+        self.host = parts.netloc
         try:
             from dicomweb_client import DICOMwebClient
         except ImportError:
             raise ConfigError("DICOMweb needs dicomweb-client: pip install 'unet-bundle[dicomweb]'") from None
+        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            _check_without_login(url, self.host)
         logging.getLogger("dicomweb_client").setLevel(logging.ERROR)  # below that it passes on what servers write
+        logging.getLogger("retrying").setLevel(logging.ERROR)  # below that it shows tracebacks
         try:
             self._client: Any = DICOMwebClient(url.rstrip("/"), timeout=TIMEOUT_S)
         except ValueError:
@@ -107,7 +112,7 @@ class DicomWeb:
             How many there are.
 
         Raises:
-            InputError: if the server cannot be reached or refuses, or not all instances come.
+            InputError: if the server cannot be reached or refuses, or not all instances come, or others.
         """
         import pydicom
 
@@ -116,12 +121,18 @@ class DicomWeb:
         # Without validation values are passed on as they are, and none stands in a warning.
         with self._spoken("series"), pydicom.config.disable_value_validation():
             for dataset in self._client.iter_series(study_uid, series.uid, media_types=_ANY_SYNTAX):
+                if (dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")) != (study_uid, series.uid):
+                    raise InputError(
+                        f"{self.host} sent a file of another series than it was asked for: ask its operator"
+                    )
                 count += 1
                 dataset.save_as(folder / f"{count:06d}.dcm")
         if count == 0 or (series.count is not None and count < series.count):
             raise InputError(
                 f"{self.host} sent {count} of {series.count or 'all'} files of a series: try again, or ask its operator"
             )
+        if series.count is None:
+            logger.warning("%s does not say how many files its series have: whether all came is unknown", self.host)
         logger.info("%d files of %s series fetched", count, series.modality)
         return count
 
@@ -156,6 +167,8 @@ class DicomWeb:
         broken = (InvalidDicomError, ValueError, KeyError, TypeError, AttributeError, EOFError)
         try:
             yield
+        except InputError:
+            raise
         except requests.HTTPError as error:
             status = 0 if error.response is None else error.response.status_code
             raise InputError(f"{self.host} {_answer(status, what)}") from None
@@ -205,9 +218,19 @@ def _checked_url(url: str) -> SplitResult:
         )
     if parts.query or parts.fragment:
         raise ConfigError("the DICOMweb URL has parameters behind ? or #: give the root of the service only")
-    if parts.scheme == "http" and not _is_loopback(host):
-        logger.warning("%s is reached by http: patient data and passwords cross the network in the clear", host)
     return parts
+
+
+def _check_without_login(url: str, host: str) -> None:
+    """Of a server that is reached by http: warn, and refuse if requests would send it a login."""
+    from requests.utils import get_netrc_auth
+
+    if get_netrc_auth(url) is not None:
+        raise ConfigError(
+            f"{host} is reached by http, so its login in ~/.netrc would cross the network in the clear: "
+            "give its https URL, or that of a tunnel to it on localhost"
+        )
+    logger.warning("%s is reached by http: patient data cross the network in the clear", host)
 
 
 def _is_loopback(host: str) -> bool:

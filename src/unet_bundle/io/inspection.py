@@ -1,5 +1,6 @@
 """What a path holds that can be read, file by file or series by series."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,27 @@ from unet_bundle.io.layouts.names import VOLUME_SUFFIXES, is_scan, scans_in
 from unet_bundle.io.readers import NiftiReader
 from unet_bundle.io.volume_files import VolumeReader
 
+BOTH = "Of a folder with other scans directly in it predict takes those alone: give it the folder of the DICOM series."
+"""What is said of a folder that holds DICOM and other scans."""
 
-def inspect_path(path: Path, *, show_descriptions: bool = False) -> Inspection:
+
+def inspect_path(path: Path, *, show_descriptions: bool = False, show_paths: bool = False) -> Inspection:
     """Look at everything a path leads to: the volumes directly in a folder, and all DICOM below it.
 
     Args:
         path: a folder, a zip archive, a DICOMDIR or a file.
         show_descriptions: whether series descriptions are told, which may hold a patient's name.
+        show_paths: whether paths of DICOM files are told, which may hold one, too.
 
     Raises:
-        InputError: if nothing is there to read, or the header of a DICOM file is damaged.
+        InputError: if nothing is there to read.
     """
     files = [path] if is_scan(path) else scans_in(path)
     volumes = tuple(inspect_file(file) for file in files if file.name.lower().endswith(VOLUME_SUFFIXES))
     if volumes and (is_scan(path) or not holds_dicom(path)):
         return Inspection(volumes, Counter())
-    dicom = inspect_dicom(path, show_descriptions=show_descriptions)
-    return Inspection((*volumes, *dicom.volumes), dicom.left_out)
+    dicom = inspect_dicom(path, show_descriptions=show_descriptions, show_paths=show_paths)
+    return dataclasses.replace(dicom, volumes=(*volumes, *dicom.volumes), note=BOTH if volumes else None)
 
 
 def inspect_file(path: Path) -> Inspected:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.io.algorithm import Algorithm
 from unet_bundle.io.dicom.record import SourceSeries
 from unet_bundle.io.files import replacing
 from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
@@ -73,7 +74,7 @@ class SeriesWriter(LabelWriter):
     Args:
         dtype: of the label map, ``"uint8"`` or ``"uint16"``.
         segments: see `unet_bundle.io.segments.segments_of`.
-        algorithm: ``name``, ``version`` and, as a coded term, ``family`` of what made the label map.
+        algorithm: what made the label map, see `unet_bundle.io.algorithm.Algorithm.of`.
     """
 
     output_format: ClassVar[str]
@@ -85,7 +86,7 @@ class SeriesWriter(LabelWriter):
         algorithm: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(dtype)
-        self.described, self.algorithm = segments, algorithm or {}
+        self.described, self.algorithm = segments, Algorithm.of(algorithm)
         self.source: SourceSeries | None = None
 
     def _place(self, meta: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from unet_bundle.io.volume_headers import (
     bad_axes,
     bad_header,
     beside,
+    check_positive,
     check_unit,
     doubtful_directions,
     numbers,
@@ -117,6 +118,7 @@ def _meta_geometry(fields: dict[str, str], shape: list[int], name: str) -> Affin
     )
     if len(matrix) != rank**2 or len(offset) != rank or len(spacing) != rank:
         raise bad_header(name, "MetaImage")
+    check_positive(spacing[:SPATIAL_AXES], name)
     directions = np.reshape(matrix, (rank, rank)).T
     lengths = np.linalg.norm(directions, axis=0)
     if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():  # False for NaN, too

@@ -1,13 +1,12 @@
 """The reader of NIfTI files, which refuses what MONAI's own would guess."""
 
-import io
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +27,8 @@ from unet_bundle.io.checks import (
     check_voxel_type,
     damaged,
     drop_singleton_axes,
-    gunzipped,
+    inflated,
+    inflated_start,
     opening,
 )
 
@@ -59,14 +59,15 @@ class NiftiFile:
         header: nibabel's, in the file's byte order.
         affine: 4x4, voxel index to mm, RAS.
         data_path: of the file of the voxels, the same unless header and voxels are a pair.
-        contents: what a compressed file holds; None for a plain one, which is read when its voxels are asked for.
+        contents: what a compressed file holds, header included; None for a plain one, which is read when its
+            voxels are asked for.
     """
 
     path: Path
     header: Any
     affine: Affine
     data_path: Path
-    contents: bytes | None
+    contents: bytearray | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,16 +130,20 @@ def _open_nifti(path: Path) -> NiftiFile:
     with opening(name, "NIfTI file"):
         header_path, data_path = _pair_of(path)
         with header_path.open("rb") as file:
-            compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+            compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC and data_path == path
             file.seek(0)
-            if compressed and data_path == path:
-                contents = gunzipped(file.read(), name)
-            header = _parsed_header(file if contents is None else io.BytesIO(contents), name)
-        size = data_path.stat().st_size if contents is None else len(contents)
-    shape, stored_type = header.get_data_shape(), header.get_data_dtype()
-    check_voxel_type(stored_type, name)
-    check_shape(shape, name)
-    check_size(size - int(header.get_data_offset()), shape, stored_type, name)
+            start = inflated_start(file, _NIFTI2_HEADER, name) if compressed else file.read(_NIFTI2_HEADER)
+            header = _parsed_header(start, name)
+            shape, stored_type = header.get_data_shape(), header.get_data_dtype()
+            check_voxel_type(stored_type, name)
+            check_shape(shape, name)
+            offset = int(header.get_data_offset())
+            size = data_path.stat().st_size
+            if compressed:
+                file.seek(0)
+                contents = inflated(file, offset + math.prod(shape) * stored_type.itemsize, name)
+                size = len(contents)
+    check_size(size - offset, shape, stored_type, name)
     return NiftiFile(path, header, _checked_affine(header, name), data_path, contents)
 
 
@@ -153,9 +158,8 @@ def _pair_of(path: Path) -> tuple[Path, Path]:
     return header, data
 
 
-def _parsed_header(file: BinaryIO, name: str) -> Any:
-    start = file.read(_NIFTI1_HEADER)
-    file.seek(0)
+def _parsed_header(start: bytes, name: str) -> Any:
+    """The header from the first bytes of its file. Extensions, which may follow, are not read."""
     pair = name.lower().endswith(PAIR_SUFFIXES)
     header_size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
     if _NIFTI2_HEADER in header_size:
@@ -173,10 +177,10 @@ def _parsed_header(file: BinaryIO, name: str) -> Any:
     if (magic[1:2] == b"i") != pair:
         raise InputError(f"{name} has a damaged NIfTI header: {REPLACE}")
     try:
-        header = header_class.from_fileobj(file, check=False)
+        header = header_class(start[: header_class.sizeof_hdr], check=False)
         codes = int(header["qform_code"]), int(header["sform_code"])
         header.check_fix(logger=_QUIET, error_level=_NIBABEL_ERROR)
-        header.get_data_shape(), header.get_data_dtype(), header.get_slope_inter()
+        header.get_data_shape(), header.get_data_dtype(), header.get_slope_inter(), int(header.get_data_offset())
     except Exception as error:  # nibabel and numpy raise many kinds for a damaged header; all mean the same
         raise InputError(f"{name} has a damaged NIfTI header: {REPLACE}") from error
     if codes != (int(header["qform_code"]), int(header["sform_code"])):  # nibabel takes an unknown code for none

@@ -17,7 +17,8 @@ from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import as_4x4
 from unet_bundle.io.checks import SPATIAL_AXES
 from unet_bundle.io.dicom_rtstruct import RtStructWriter
-from unet_bundle.io.dicom_seg import DicomSegWriter, SegmentationType
+from unet_bundle.io.dicom_seg import DicomSegWriter
+from unet_bundle.io.dicom_seg_frames import SegmentationType
 from unet_bundle.io.files import replacing
 from unet_bundle.io.label_arrays import check_on_grid, label_array, on_cpu
 from unet_bundle.io.label_writer import LabelWriter

@@ -24,6 +24,7 @@ ANATOMY = {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structur
 ARTIFICIAL_INTELLIGENCE = {"value": "123110", "scheme": "DCM", "meaning": "Artificial Intelligence"}
 """Family of an algorithm that states none (PS3.16 CID 7162)."""
 
+_PARTS = {"value": MAX_LABEL, "scheme": 16, "meaning": MAX_LABEL}
 _TURN = 0.618034  # of the hue from a class to the next: golden section, so that neighbours differ most
 
 Code = Mapping[str, str]
@@ -50,7 +51,27 @@ class Segment:
     @property
     def label(self) -> str:
         """The name as DICOM can hold it."""
-        return self.name.replace("\\", "/")[:MAX_LABEL]
+        return long_string(self.name)
+
+
+def code_parts(code: Any) -> tuple[str, str, str]:
+    """Value, scheme and meaning of a coded term.
+
+    Raises:
+        ConfigError: if one is missing, or longer than DICOM can hold (PS3.3 8).
+    """
+    parts = tuple(str(code.get(part, "")) for part in _PARTS) if isinstance(code, Mapping) else ("", "", "")
+    if not all(0 < len(text) <= longest for text, longest in zip(parts, _PARTS.values(), strict=True)):
+        raise ConfigError(
+            f"{code!r} is no coded term: give value, scheme and meaning, of {MAX_LABEL} letters at most, the scheme 16"
+        )
+    value, scheme, meaning = parts
+    return value, scheme, long_string(meaning)
+
+
+def long_string(text: object) -> str:
+    """A text as DICOM can hold it (value representation LO): a line without backslashes, of `MAX_LABEL` letters."""
+    return " ".join(str(text).replace("\\", "/").split())[:MAX_LABEL].strip()
 
 
 def segments_of(described: Mapping[str, Mapping[str, Any]] | None, labels: npt.NDArray[Any]) -> list[Segment]:
@@ -91,7 +112,7 @@ def _segment(name: str, terms: Mapping[str, Any]) -> Segment:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= np.iinfo(np.uint16).max:
         raise ConfigError(f"segment {name!r} has value {value!r}: it must be a whole number from 1 to 65535")
     codes = {key: code for key, code in terms.items() if isinstance(code, Mapping)}
-    own = {"value": f"LABEL{value}", "scheme": OWN_SCHEME, "meaning": name[:MAX_LABEL]}
+    own = {"value": f"LABEL{value}", "scheme": OWN_SCHEME, "meaning": long_string(name)}
     red, green, blue = terms.get("color") or [
         round(255 * part) for part in colorsys.hsv_to_rgb(_TURN * (value - 1) % 1, 0.6, 0.9)
     ]

@@ -24,6 +24,14 @@ SOURCE = "dicom_source"
 UTF_8 = "ISO_IR 192"
 """SpecificCharacterSet of results: it holds every patient's name."""
 
+BREAKS_STANDARD = (
+    "the DICOM series has patient or study data that break the standard, so no DICOM result can repeat them: "
+    "use output_format 'nifti'"
+)
+"""What is said of a header that cannot be repeated, without a word of it."""
+
+_REPEATED = (0x0008, 0x0010, 0x0012, 0x0020)  # groups of patient, study, trial and frame of reference
+_LOSSY = (0x00282110, 0x00282112, 0x00282114)  # elements that say how the source was compressed
 _TYPE_2 = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
@@ -93,10 +101,10 @@ def grid_of_slices(meta: Mapping[str, Any], source: SourceSeries) -> Affine:
 
 
 def source_header(source: SourceSeries) -> Dataset:
-    """The header of a series' first slice, with patient and study, for results that must repeat them.
+    """Of the header of a series' first slice what results must repeat: patient, study, trial, frame of reference.
 
     Raises:
-        InputError: if the file cannot be read any more, or lacks what a result must refer to.
+        InputError: if the file cannot be read any more, is damaged there, or lacks what a result must refer to.
     """
     import pydicom
 
@@ -106,6 +114,28 @@ def source_header(source: SourceSeries) -> Dataset:
         header = pydicom.dcmread(contents, stop_before_pixels=True, force=True)
     except (OSError, pydicom.errors.InvalidDicomError):
         raise InputError("the DICOM series cannot be read again: keep it until its result is written") from None
+    _keep_repeated(header)
+    _check_referable(header, source)
+    for keyword in _TYPE_2:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    return header
+
+
+def _keep_repeated(header: Dataset) -> None:
+    for tag in list(header.keys()):
+        if tag.group not in _REPEATED and tag not in _LOSSY:
+            del header[tag]
+    for tag in list(header.keys()):
+        try:
+            element = header[tag]  # conversion is lazy, and what a damaged value raises may show it
+        except Exception:  # noqa: BLE001 - pydicom raises many kinds for damaged values; all mean the same
+            raise InputError(BREAKS_STANDARD) from None
+        if element.VR in ("DS", "IS") and any(isinstance(each, str) for each in np.atleast_1d(element.value)):
+            del header[tag]  # no number, as a weight with its unit
+
+
+def _check_referable(header: Dataset, source: SourceSeries) -> None:
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         if not header.get(keyword):
             raise InputError(
@@ -115,7 +145,3 @@ def source_header(source: SourceSeries) -> Dataset:
         raise InputError(
             "the DICOM series has instances without UID, so no DICOM result can refer to it: use output_format 'nifti'"
         )
-    for keyword in _TYPE_2:
-        if keyword not in header:
-            setattr(header, keyword, "")
-    return header

@@ -1,5 +1,6 @@
 """Volumes in NRRD, MetaImage and FreeSurfer's MGH files."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -14,7 +15,7 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 from nibabel.freesurfer.mghformat import DATA_OFFSET
 
 from unet_bundle.errors import InputError
-from unet_bundle.geometry import Affine, check_affine
+from unet_bundle.geometry import Affine, check_affine, format_shape
 from unet_bundle.io.checks import (
     GZIP_MAGIC,
     MAX_PADDING_BYTES,
@@ -26,17 +27,20 @@ from unet_bundle.io.checks import (
     check_values,
     damaged,
     drop_singleton_axes,
-    gunzipped,
     inflated,
+    inflated_start,
     opening,
 )
 from unet_bundle.io.metaimage_header import parse_metaimage
 from unet_bundle.io.nrrd_header import parse_nrrd
-from unet_bundle.io.volume_headers import MAX_HEADER_BYTES, UNIT_TOLERANCE, doubtful_directions
+from unet_bundle.io.volume_headers import MAX_HEADER_BYTES, UNIT_TOLERANCE, check_positive, doubtful_directions
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
 MGH_SUFFIXES = (".mgh", ".mgz")
+
+MAX_MGH_TAG_BYTES = 2**24
+"""Most bytes that are unpacked behind the voxels of a compressed MGH file: command lines and colour tables fit."""
 
 _MGH_FOOTER = 20
 _MGH_TAGS = range(1, 101)
@@ -142,8 +146,8 @@ def _read_with_header(path: Path) -> Volume:
     if header.compressed:
         with data_path.open("rb") as file:
             file.seek(header.offset)
-            expected = int(np.prod(header.shape, dtype=object)) * header.stored_type.itemsize
-            contents = inflated(file.read(), expected, name)
+            expected = math.prod(header.shape) * header.stored_type.itemsize
+            contents = inflated(file, expected, name)
         check_size(len(contents), header.shape, header.stored_type, name)
         voxels = np.ndarray(header.shape, header.stored_type, contents, order="F")
     else:
@@ -161,13 +165,14 @@ def _read_with_header(path: Path) -> Volume:
 def _read_mgh(path: Path) -> Volume:
     """A volume of FreeSurfer's, always big endian (surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat)."""
     name = path.name
-    contents = path.read_bytes()
-    if contents.startswith(GZIP_MAGIC):
-        contents = gunzipped(contents, name)
     fields = np.dtype(nib.MGHImage.header_class._hdrdtype)  # noqa: SLF001 - the layout that nibabel keeps
-    if len(contents) < DATA_OFFSET:
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        start = inflated_start(file, DATA_OFFSET, name) if packed else file.read(DATA_OFFSET)
+    if len(start) < DATA_OFFSET:
         raise InputError(f"{name} is not an MGH file or is cut short: {REPLACE}")
-    stated = np.frombuffer(contents, fields, 1)[0]
+    stated = np.frombuffer(start, fields, 1)[0]
     if stated["version"] != 1:
         raise InputError(f"{name} is not an MGH file or its header is damaged: {REPLACE}")
     if stated["goodRASFlag"] != 1:
@@ -177,7 +182,7 @@ def _read_mgh(path: Path) -> Volume:
         )
     shape = tuple(int(side) for side in stated["dims"])
     check_shape(shape, name)
-    header: Any = nib.MGHImage.header_class(contents[: fields.itemsize])
+    header: Any = nib.MGHImage.header_class(start[: fields.itemsize])
     try:
         stored_type = header.get_data_dtype()
     except KeyError:
@@ -186,9 +191,15 @@ def _read_mgh(path: Path) -> Volume:
         affine = np.asarray(header.get_affine(), np.float64)
         lengths = np.linalg.norm(stated["Mdc"].astype(np.float64), axis=1)
     check_affine(affine, name)
+    check_positive(stated["delta"], name)
     if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
         raise doubtful_directions(stated["delta"], name)
-    end = DATA_OFFSET + int(np.prod(shape, dtype=object)) * stored_type.itemsize
+    end = DATA_OFFSET + math.prod(shape) * stored_type.itemsize
+    most = end + _MGH_FOOTER + MAX_MGH_TAG_BYTES
+    with path.open("rb") as file:
+        contents = inflated(file, most, name, surplus=0) if packed else file.read()
+    if len(contents) > most:
+        raise InputError(f"{name} holds more voxels than its header says ({format_shape(shape)}): {REPLACE}")
     if end > len(contents):
         raise damaged(name)
     # Tags of any length may follow, each by its number; what begins otherwise and is long are voxels left over.

@@ -87,6 +87,19 @@ def check_unit(*units: str, name: str) -> None:
             raise InputError(f"{name} says that its voxel sizes are in {unit}: save it in millimetres")
 
 
+def check_positive(spacing: Sequence[float], name: str) -> None:
+    """Refuse voxel sizes below zero: some programs mirror the scan by them, others do not. Zero is no affine's.
+
+    Args:
+        spacing: along the axes of space, mm.
+        name: base name of the file.
+    """
+    if min(spacing) < 0:
+        raise InputError(
+            f"{name} has a voxel size below zero ({format_spacing(spacing)} mm): save it again from its source"
+        )
+
+
 def beside(data_file: str, name: str) -> str:
     """The base name of the file of the voxels, which has to lie in the header's folder."""
     if data_file.upper().startswith("LIST") or "%" in data_file or re.fullmatch(r".*\S \d+", data_file):

@@ -1,5 +1,6 @@
 """Dictionary transforms, one file a concept."""
 
+from unet_bundle.transforms.components import CleanLabelsd
 from unet_bundle.transforms.elastic import RandElasticDeform, RandElasticDeformd
 from unet_bundle.transforms.intensity import RandIntensityd
 from unet_bundle.transforms.labels import CheckLabelsd, LabelValues, MergeLabelsd
@@ -10,6 +11,7 @@ from unet_bundle.transforms.spatial import RandSpatiald
 
 __all__ = [
     "CheckLabelsd",
+    "CleanLabelsd",
     "LabelValues",
     "MergeLabelsd",
     "NormalizeChannelsd",

@@ -1,12 +1,17 @@
 """What one folder mixes is told apart, listed to choose from, or left out for a stated reason."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io.dicom import DicomSeriesReader
+from unet_bundle.io.dicom.frames import Frame
+from unet_bundle.io.dicom.grouping import without_copies
+from unet_bundle.io.dicom.headers import Header
+from unet_bundle.io.dicom.sources import Source
 
 
 def read(path, **options):
@@ -29,12 +34,27 @@ def test_two_series_are_listed_and_one_can_be_chosen(write, tmp_path):
         InputError, match=r"holds 2 volumes.*1\) CT series 1 .*12 x 10 x 8; 2\) CT series 2 .*9 x 10 x 5"
     ):
         read(tmp_path / "study")
-    for choice in ({"volume": 2}, {"series_uid": ".2.2.2"}, {"series_uid": "1.2.826.0.1.3680043.8.498.2.2.2"}):
+    for choice in (
+        {"volume": 2},
+        {"series_uid": ".2.2.2"},
+        {"series_uid": "....498.2.2.2"},
+        {"series_uid": "1.2.826.0.1.3680043.8.498.2.2.2"},
+    ):
         np.testing.assert_array_equal(read(tmp_path / "study", **choice)[0], second.voxels.transpose(2, 1, 0))
     with pytest.raises(InputError, match="holds no volume that was asked for"):
         read(tmp_path / "study", series_uid="9.9")
     with pytest.raises(InputError, match="volume is 3, but"):
         read(tmp_path / "study", volume=3)
+
+
+def test_an_ending_that_two_series_share_is_refused_and_a_whole_uid_counts_first(write, tmp_path):
+    short = write("study/a", series=1, edit=setting(SeriesInstanceUID="1.2.3"))
+    long = write("study/b", series=2, edit=setting(SeriesInstanceUID="9.1.2.3"), seed=2)
+    for ending in (".2.3", "3"):
+        with pytest.raises(InputError, match=r"ending of 2 series: 1\) CT series 1 .*give the whole SeriesInstanceUID"):
+            read(tmp_path / "study", series_uid=ending)
+    for uid, series in (("1.2.3", short), ("9.1.2.3", long)):
+        np.testing.assert_array_equal(read(tmp_path / "study", series_uid=uid)[0], series.voxels.transpose(2, 1, 0))
 
 
 def test_a_series_can_be_chosen_by_its_description(write, tmp_path):
@@ -105,14 +125,58 @@ def test_a_slice_that_is_there_twice_with_other_voxels_is_refused(write, synthet
         read(series.folder)
 
 
+def test_copies_without_an_instance_uid_are_dropped_too(write, synthetic, caplog):
+    series = write()
+    for path in series.files:
+        dataset = synthetic.pydicom.dcmread(path)
+        del dataset.SOPInstanceUID, dataset.file_meta.MediaStorageSOPInstanceUID
+        dataset.save_as(path)
+    shutil.copytree(series.folder, series.folder / "backup")
+    np.testing.assert_array_equal(read(series.folder)[0], series.voxels.transpose(2, 1, 0))
+    assert "8 files are copies of others" in caplog.text
+
+
+def test_slices_that_differ_under_one_instance_uid_are_refused(write):
+    """A result could not say which of them it refers to."""
+    series = write(edit=lambda index, dataset: setattr(dataset, "SOPInstanceUID", f"1.2.3.{index // 2}"))
+    with pytest.raises(InputError, match="8 files that differ under 4 SOPInstanceUIDs"):
+        read(series.folder)
+
+
+def test_very_many_files_are_grouped_in_time(synthetic, tmp_path):
+    """A copy among 20,000: the time grows with their number, not with its square."""
+    count = 20_000
+    source = Source(tmp_path / "file")
+    source.path.write_bytes(b"the same")
+    axes = np.eye(3)[:2]
+
+    def frame(number):
+        dataset = synthetic.Dataset()
+        dataset.SOPInstanceUID = f"1.2.{max(number, 1)}"
+        header = Header(source, number + 1, count, dataset, "", 0)
+        position = np.array([0.0, 0.0, number])
+        return Frame(header, 0, (0, 0), (4, 4), position, axes, (1.0, 1.0), 1.0, 1.0, 0.0, {})
+
+    frames = [frame(number) for number in range(count)]
+    start = time.process_time()
+    assert len(without_copies(frames)) == count - 1
+    assert time.process_time() - start < 5
+
+
 def test_localizers_captures_and_other_objects_are_left_out(write, tmp_path):
     scan = write("study/scan")
     write("study/scout", series=7, edit=setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    write("study/lone", series=6, edit=setting(ImageType="LOCALIZER"))
     write("study/shot", series=8, edit=setting(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"))
     write("study/seg", series=9, edit=setting(Modality="SEG"))
     (tmp_path / "study/notes.txt").write_text("seen")
     np.testing.assert_array_equal(read(tmp_path / "study")[0], scan.voxels.transpose(2, 1, 0))
-    for folder, reason in (("scout", "a localizer"), ("shot", "a secondary capture"), ("seg", "of modality SEG")):
+    for folder, reason in (
+        ("scout", "a localizer"),
+        ("lone", "a localizer"),
+        ("shot", "a secondary capture"),
+        ("seg", "of modality SEG"),
+    ):
         with pytest.raises(InputError, match=f"the DICOM input is {reason}"):
             read(tmp_path / "study" / folder)
 

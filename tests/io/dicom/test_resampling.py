@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from unet_bundle.errors import InputError
 from unet_bundle.io.dicom import DicomSeriesReader, SourceSeries, to_source_slices
 
 TILT = (0.1, float(np.tan(np.radians(15))))
@@ -64,6 +65,16 @@ def test_labels_return_to_the_planes_they_came_from(write, synthetic, lean, dept
     border = np.abs(smooth(series).transpose(2, 1, 0) - threshold) < 13 + 11 + 7 * 2
     np.testing.assert_array_equal(labels[~border], expected[~border])
     assert (labels == expected).mean() > 0.97
+
+
+def test_a_grid_beyond_measure_is_refused_before_voxels_are_read(write):
+    """Tiny voxels under a tilt: a plane of 10 rows would become one of a million."""
+    series = write(spacing=(0.8, 2e-4, 90.0), shape=(500, 10, 8), lean=TILT)
+    for path in series.files:
+        path.write_bytes(path.read_bytes()[:-64])
+    reader = DicomSeriesReader(on_tilt="resample")
+    with pytest.raises(InputError, match="would fill more than 2147483648 voxels when it is resampled"):
+        reader.read(series.folder)
 
 
 def test_the_record_names_the_instance_of_every_slice(write):

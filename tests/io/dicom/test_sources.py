@@ -11,7 +11,7 @@ import torch
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import LoadImaged
 from unet_bundle.io.dicom import DicomSeriesReader
-from unet_bundle.io.dicom.sources import find_sources
+from unet_bundle.io.dicom.sources import MAX_ARCHIVE_BYTES, MAX_MEMBER_BYTES, find_sources
 
 
 def read(path, **options):
@@ -172,3 +172,51 @@ def test_a_file_of_nothing_is_refused_by_its_beginning(tmp_path):
         file.truncate(2**31)
     with pytest.raises(InputError, match="damaged"):
         DicomSeriesReader().read(tmp_path)
+
+
+def test_an_archive_that_would_unpack_to_more_than_a_study_is_refused(write, tmp_path):
+    """Each file of it may be of a size that is read; the sizes are those that its directory states."""
+    series = write()
+    path = zipped(series, tmp_path / "study.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        for number in range(MAX_ARCHIVE_BYTES // MAX_MEMBER_BYTES + 1):
+            archive.writestr(f"zeros {number}", b"0")
+            archive.filelist[-1].file_size = MAX_MEMBER_BYTES
+    with pytest.raises(InputError, match=r"^the zip archive holds over 16 GiB, unpacked: unpack it first$"):
+        find_sources(path)
+
+
+def test_a_file_that_swells_beyond_the_size_its_archive_states_is_damage(write, tmp_path):
+    series = write()
+    path = zipped(series, tmp_path / "study.zip")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.dcm", series.files[0].read_bytes() + bytes(2**26))
+        archive.filelist[-1].file_size = 1000
+    with pytest.raises(InputError, match=r"DICOM file \d+ of 10 .*damaged"):
+        read(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_an_archive_is_damage_of_its_file(write, tmp_path, method):
+    series = write(shape=(64, 64, 3))
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for number, file in enumerate(series.files):
+            archive.write(file, f"{number}")
+        second = archive.filelist[1].header_offset
+    np.testing.assert_array_equal(read(path)[0], read(series.folder)[0])
+    for place in (60, 400, 3000):
+        contents = bytearray(path.read_bytes())
+        contents[second + place : second + place + 40] = b"\xa5" * 40
+        (tmp_path / f"{place}.zip").write_bytes(contents)
+        with pytest.raises(InputError, match=r"DICOM file 2 of 3 .*damaged"):
+            read(tmp_path / f"{place}.zip")
+
+
+def test_an_archive_packed_by_a_method_that_is_not_read_is_refused(write, tmp_path):
+    path = zipped(write(), tmp_path / "study.zip")
+    contents = path.read_bytes()
+    path.write_bytes(contents.replace(b"PK\x01\x02\x14\x03\x14\0\0\0\x08\0", b"PK\x01\x02\x14\x03\x14\0\0\0\x09\0"))
+    for reading in (read, lambda given: LoadImaged(keys="image")({"image": str(given)})):
+        with pytest.raises(InputError, match=r"^the zip archive is packed by a method that is not read: unpack it"):
+            reading(path)

@@ -78,6 +78,12 @@ def test_uneven_distances_are_refused_with_their_range(write):
         read(series.folder)
 
 
+def test_a_distance_a_little_off_is_no_missing_slice(write):
+    series = write(depths=[0, 2, 4, 6.08, 8.08, 10.08, 12.08, 14.08])
+    with pytest.raises(InputError, match=r"slice distances from 2 to 2\.08 mm"):
+        read(series.folder)
+
+
 @pytest.mark.parametrize("orientation", NAMES)
 def test_a_tilted_gantry_is_refused_with_its_angle(write, orientation):
     series = write(orientation=orientation, lean=(0.0, np.tan(np.radians(12.0))))

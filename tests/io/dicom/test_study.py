@@ -74,6 +74,18 @@ def test_a_study_where_nothing_fits_says_why(write, tmp_path):
     assert "PLANTED" not in str(refusal.value)
 
 
+def test_an_ending_is_unique_in_the_study_or_refused(write, tmp_path):
+    def uid(value):
+        return lambda _index, dataset: setattr(dataset, "SeriesInstanceUID", value)
+
+    write("a", series=1, edit=uid("1.2.3"))
+    write("b", series=2, edit=uid("9.1.2.3"), seed=2)
+    (case,) = read_study(tmp_path, {"series_uid": "1.2.3"}).cases()
+    assert case["series"] == "1.2.3"
+    with pytest.raises(InputError, match="series_uid is the ending of 2 series"):
+        read_study(tmp_path, {"series_uid": "2.3"}).cases()
+
+
 @pytest.mark.parametrize("option", ["series_uid", "series_description"])
 def test_an_ending_of_a_uid_that_was_taken_for_a_number_is_refused(option):
     with pytest.raises(ConfigError, match=r"23430\.1: it must be text"):

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from unet_bundle.errors import InputError
 from unet_bundle.io.dicom.headers import MAX_SIDE, Header
+from unet_bundle.io.dicom.marks import image_type, marks_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -22,6 +23,7 @@ MODALITIES = ("CT", "MR", "PT")
 
 OTHER_MODALITIES = (
     *(
+        "ANN",
         "AR",
         "ASMT",
         "AU",
@@ -30,6 +32,7 @@ OTHER_MODALITIES = (
         "BMD",
         "CFM",
         "CR",
+        "CTPROTOCOL",
         "DG",
         "DMS",
         "DOC",
@@ -70,13 +73,6 @@ IMAGELESS = ("1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.4.2")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class UID of screenshots and scanned films; those of several frames have it as their start."""
 
-MARKS = (
-    *("EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue"),
-    *("InversionTime", "TriggerTime", "FrameReferenceTime", "StackID", "ImageType"),
-    *("AcquisitionNumber", "AcquisitionTime"),
-)
-"""Elements that tell volumes of one series apart, the most telling first."""
-
 _REPLACE = "export the series again from its source"
 
 
@@ -95,7 +91,7 @@ class Frame:
         depth: mm that the plane stands for, None if unknown; used where it is the only one.
         slope: RescaleSlope.
         intercept: RescaleIntercept.
-        marks: values of `MARKS`, as text, those that are there.
+        marks: values of `unet_bundle.io.dicom.marks.MARKS`, as text, those that are there.
     """
 
     header: Header
@@ -133,7 +129,7 @@ def left_out(header: Header) -> str | None:
 
 def is_localizer(header: Header) -> bool:
     """Whether an image was made to plan others."""
-    return "LOCALIZER" in [part.upper() for part in header.dataset.get("ImageType") or []]
+    return "LOCALIZER" in image_type(header.dataset)
 
 
 def _is_capture(uid: str) -> bool:
@@ -250,13 +246,3 @@ def rescale_of(header: Header, dataset: "Dataset | None") -> tuple[float, float]
     if modality == "CT" and kind not in ("HU", "US"):  # US: unspecified, which some converters write for HU
         raise InputError(f"{header.name} is a CT whose values are no Hounsfield units: give the scan it was made from")
     return slope, intercept
-
-
-def marks_of(*datasets: "Dataset") -> dict[str, str]:
-    """What the data sets say of `MARKS`; the first that knows an element counts."""
-    marks = {}
-    for keyword in MARKS:
-        value = next((dataset.get(keyword) for dataset in datasets if dataset.get(keyword) not in (None, "")), None)
-        if value is not None:
-            marks[keyword] = "\\".join(map(str, value)) if keyword == "ImageType" else str(value).strip()
-    return marks

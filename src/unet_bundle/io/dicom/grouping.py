@@ -3,6 +3,8 @@
 import hashlib
 import logging
 import re
+import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -12,8 +14,9 @@ import numpy as np
 
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import format_shape
-from unet_bundle.io.dicom.frames import MARKS, MODALITIES, Frame, frames_of, is_localizer, left_out
+from unet_bundle.io.dicom.frames import MODALITIES, Frame, frames_of, is_localizer, left_out
 from unet_bundle.io.dicom.headers import Header
+from unet_bundle.io.dicom.splitting import split_meanings, split_repeats
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +26,6 @@ ORIENTATION_TOLERANCE = 1e-4
 PIXEL_SPACING_TOLERANCE = 1e-4
 """Relative difference of pixel spacings up to which they are the same: rounding of decimal strings."""
 
-SAME_POSITION_MM = 1e-3
-"""Distance below which two planes are at the same position: rounding of decimal strings."""
-
-_CODE = re.compile(r"[A-Z0-9_. \\/+-]{1,64}")
 _UID = re.compile(
     r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*"
 )  # in a damaged header an element may hold another's text, also a name
@@ -158,17 +157,26 @@ def _volumes_of_series(headers: list[Header]) -> list[Volume]:
     volumes = []
     groups = _cluster(frames)
     for number, group in enumerate(groups, 1):
+        place = [f"orientation or voxel size {number}"] if len(groups) > 1 else []
         try:
-            parts = _split_repeats(_without_copies(group), series_name(headers[0]))
+            parts = split_meanings(without_copies(group))
         except InputError as problem:
-            volumes.append(Volume(_headers_of(group), tuple(group), problem=problem))
+            volumes.append(Volume(_headers_of(group), tuple(group), ", ".join(place), problem))
             continue
-        for mark, part in parts:
-            marks = [mark] if mark else []
-            if len(groups) > 1:
-                marks.insert(0, f"orientation or voxel size {number}")
-            volumes.append(Volume(_headers_of(part), tuple(part), ", ".join(marks)))
+        for meaning, part in parts:
+            marks = [*place, meaning] if meaning else place
+            volumes += _volumes_of_repeats(part, marks)
     return volumes
+
+
+def _volumes_of_repeats(frames: list[Frame], marks: list[str]) -> list[Volume]:
+    try:
+        parts = split_repeats(frames, series_name(frames[0].header))
+    except InputError as problem:
+        return [Volume(_headers_of(frames), tuple(frames), ", ".join(marks), problem)]
+    return [
+        Volume(_headers_of(part), tuple(part), ", ".join([*marks, mark] if mark else marks)) for mark, part in parts
+    ]
 
 
 def _headers_of(frames: Iterable[Frame]) -> tuple[Header, ...]:
@@ -197,89 +205,47 @@ def _alike(frame: Frame, other: Frame) -> bool:
     )
 
 
-def positions_of(frames: Sequence[Frame]) -> list[int]:
-    """Number of the position of each plane, 0 for the lowest along the normal; equal numbers for equal positions."""
-    places = np.array([frame.position for frame in frames])
-    order = np.argsort(places @ frames[0].normal, kind="stable")
-    numbers, current = [0] * len(frames), -1
-    recent: list[int] = []  # the first plane of every position near the present depth
-    for index in order:
-        depth = places[index] @ frames[0].normal
-        recent = [each for each in recent if depth - places[each] @ frames[0].normal <= SAME_POSITION_MM]
-        same = next((each for each in recent if np.linalg.norm(places[each] - places[index]) <= SAME_POSITION_MM), None)
-        if same is None:
-            current += 1
-            numbers[index] = current
-            recent.append(int(index))
-        else:
-            numbers[index] = numbers[same]
-    return numbers
+def without_copies(frames: list[Frame]) -> list[Frame]:
+    """Drop planes of files that hold the same bytes as another file of the same instance.
 
-
-def _without_copies(frames: list[Frame]) -> list[Frame]:
-    """Drop planes of files that hold the same bytes as another file of the same instance."""
-    instances = Counter(instance_uid(frame.header) for frame in {frame.header: frame for frame in frames}.values())
-    if all(count == 1 or not uid for uid, count in instances.items()):
-        return frames
+    Raises:
+        InputError: if files differ under one instance UID, or one cannot be read again.
+    """
+    headers = _headers_of(frames)
+    claims = Counter(_claim(header) for header in headers)
     kept: dict[tuple[str, bytes], Header] = {}
-    for header in _headers_of(frames):
-        if instances[instance_uid(header)] > 1:
-            digest = hashlib.sha256(header.source.read()).digest()
-            kept.setdefault((instance_uid(header), digest), header)
-        else:
-            kept[instance_uid(header), b""] = header
-    rest = [frame for frame in frames if frame.header in set(kept.values())]
-    dropped = len(_headers_of(frames)) - len(kept)
-    if dropped:
-        logger.warning("%s: %d files are copies of others and are left out", series_name(frames[0].header), dropped)
-    return rest
+    for header in headers:
+        claim = _claim(header)
+        kept.setdefault((claim, _digest(header) if claims[claim] > 1 else b""), header)
+    instances = Counter(instance for instance in map(instance_uid, kept.values()) if instance)
+    differing = [count for count in instances.values() if count > 1]
+    if differing:
+        raise InputError(
+            f"{series_name(headers[0])} has {sum(differing)} files that differ under {len(differing)} "
+            f"SOPInstanceUID{'s' if len(differing) > 1 else ''}: export it again from its source"
+        )
+    if len(kept) == len(headers):
+        return frames
+    logger.warning(
+        "%s: %d files are copies of others and are left out", series_name(headers[0]), len(headers) - len(kept)
+    )
+    rest = set(kept.values())
+    return [frame for frame in frames if frame.header in rest]
+
+
+def _claim(header: Header) -> str:
+    """What an object says it is: its instance UID, or its place where it has none."""
+    return instance_uid(header) or header.text("ImagePositionPatient")
+
+
+def _digest(header: Header) -> bytes:
+    try:
+        return hashlib.sha256(header.source.read()).digest()
+    except (OSError, zipfile.BadZipFile, zlib.error):
+        raise InputError(f"{header.name} cannot be read again: check that nothing changes the input") from None
 
 
 def instance_uid(header: Header) -> str:
     """SOPInstanceUID, else that of the file's meta information."""
     meta = getattr(header.dataset, "file_meta", None)
     return header.text("SOPInstanceUID") or str((meta.get("MediaStorageSOPInstanceUID") if meta else None) or "")
-
-
-def _split_repeats(frames: list[Frame], name: str) -> list[tuple[str, list[Frame]]]:
-    """Split planes that come several times at a position into volumes that have each once.
-
-    Returns:
-        A text that tells the volume apart, and its planes, for each volume; one without text if no position repeats.
-
-    Raises:
-        InputError: if no element of `MARKS`, nor all of them together, splits them so.
-    """
-    numbers = positions_of(frames)
-    repeats = max(Counter(numbers).values())
-    if repeats == 1:
-        return [("", frames)]
-    place = {id(frame): number for frame, number in zip(frames, numbers, strict=True)}
-    stable = tuple(keyword for keyword in MARKS if keyword != "AcquisitionTime")  # differs from plane to plane
-    for keywords in [*[(keyword,) for keyword in MARKS], stable]:
-        parts: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
-        for frame in frames:
-            parts[tuple(frame.marks.get(keyword, "") for keyword in keywords)].append(frame)
-        once = all(len({place[id(frame)] for frame in part}) == len(part) for part in parts.values())
-        if once and len(parts) == repeats:
-            used = [k for i, k in enumerate(keywords) if len({values[i] for values in parts}) > 1]
-            return [
-                (", ".join(f"{k} {_shown(v)}" for k, v in zip(keywords, values, strict=True) if k in used), part)
-                for values, part in sorted(parts.items(), key=lambda item: tuple(map(_natural, item[0])))
-            ]
-    raise InputError(
-        f"{name} has {len(frames)} slices at {len(set(numbers))} position{'s' if len(set(numbers)) > 1 else ''} "
-        "and nothing in their headers tells volumes apart: give the files of one volume"
-    )
-
-
-def _natural(value: str) -> tuple[float, str]:
-    try:
-        return float(value), value
-    except ValueError:
-        return float("inf"), value
-
-
-def _shown(value: str) -> str:
-    """A mark for people, unless it is no number or code: see `_UID`."""
-    return value if _CODE.fullmatch(value) else "other" if value else "none"

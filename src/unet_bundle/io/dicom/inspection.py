@@ -2,16 +2,18 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from unet_bundle.errors import InputError
 from unet_bundle.io.dicom.grouping import Volume, find_volumes, instance_uid, uid_ending
-from unet_bundle.io.dicom.headers import Header, read_headers
+from unet_bundle.io.dicom.headers import Header, survey_headers
 from unet_bundle.io.dicom.reader import DicomSeriesReader
-from unet_bundle.io.dicom.sources import FilePath, find_sources
+from unet_bundle.io.dicom.sources import FilePath, Source, find_sources
 from unet_bundle.io.dicom.stack import Stack, check_stack, stack_of
 
 OBLIQUE_DEGREES = 1.0
@@ -36,6 +38,10 @@ class Inspected:
         files: how many it comes from.
         problems: what is wrong with it, a sentence for each.
         refusal: why the reader would not read it; None if it would.
+        choice: how to choose it of several volumes of its series, which are refused until one is chosen; None where
+            there is no other.
+        paths: files of its series relative to what was given, in the order in which messages of `predict` number them;
+            None unless they were asked for, since people put names there.
     """
 
     name: str
@@ -49,6 +55,8 @@ class Inspected:
     files: int
     problems: tuple[str, ...]
     refusal: str | None
+    choice: str | None = None
+    paths: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,34 +66,71 @@ class Inspection:
     Attributes:
         volumes: in the order in which the reader numbers them.
         left_out: how many objects are no scans, for each reason.
+        damaged: what is said of files whose header cannot be read. A slice of any series may be lost with each, so
+            nothing is read until they are whole or gone.
+        paths: of all files relative to what was given, in the order in which messages number them; None unless they
+            were asked for, since people put names there.
+        note: what else a person has to know, a sentence; None if there is nothing.
     """
 
     volumes: tuple[Inspected, ...]
     left_out: Counter[str]
+    damaged: tuple[str, ...] = ()
+    paths: tuple[str, ...] | None = None
+    note: str | None = None
+
+    @property
+    def readable(self) -> list[Inspected]:
+        """Those that would be read as they are."""
+        return [each for each in self.volumes if not (each.refusal or each.choice or (self.damaged and each.modality))]
 
 
-def inspect_dicom(path: FilePath, *, show_descriptions: bool = False) -> Inspection:
+def inspect_dicom(path: FilePath, *, show_descriptions: bool = False, show_paths: bool = False) -> Inspection:
     """Look at all headers below a path, without voxels.
 
     Args:
         path: a folder, a zip archive, a DICOMDIR or a file.
         show_descriptions: whether `Inspected.description` is filled, which may hold a patient's name.
+        show_paths: whether paths are told, which may hold one, too.
 
     Raises:
-        InputError: if nothing there is DICOM, or a file's header is damaged: then a slice of any series may be lost.
+        InputError: if nothing there is DICOM, or no header can be read.
     """
-    headers = read_headers(find_sources(path))
+    sources = find_sources(path)
+    headers, refusals = survey_headers(sources)
+    if not headers:
+        raise refusals[0]
     volumes, left_out = find_volumes(headers)
     by_series: dict[str, list[Volume]] = defaultdict(list)
     for volume in volumes:
         by_series[volume.series_uid].append(volume)
     copies = _copies(headers)
-    found = [
-        _inspected(volume, group, copies[uid], show_descriptions=show_descriptions)
-        for uid, group in by_series.items()
-        for volume in group
-    ]
-    return Inspection(tuple(found), left_out)
+    found = []
+    for uid, group in by_series.items():
+        paths = _paths_of(group, path) if show_paths else None
+        others = by_series.keys() - {uid}
+        found += [
+            _inspected(each, group, others, copies[uid], paths, show_descriptions=show_descriptions) for each in group
+        ]
+    return Inspection(
+        tuple(found),
+        left_out,
+        tuple(map(str, refusals)),
+        tuple(_relative(source, path) for source in sources) if show_paths else None,
+    )
+
+
+def _paths_of(series: Sequence[Volume], path: FilePath) -> tuple[str, ...]:
+    headers = {header.number: header for volume in series for header in volume.headers}
+    return tuple(_relative(headers[number].source, path) for number in sorted(headers))
+
+
+def _relative(source: Source, path: FilePath) -> str:
+    """Where a file is: below the folder that was given, or in the archive."""
+    if source.member is not None:
+        return source.member
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return source.path.relative_to(folder).as_posix()
 
 
 def plane_of(normal: npt.ArrayLike) -> str:
@@ -114,7 +159,15 @@ def _copies(headers: Sequence[Header]) -> Counter[str]:
     return copies
 
 
-def _inspected(volume: Volume, series: Sequence[Volume], copies: int, *, show_descriptions: bool) -> Inspected:
+def _inspected(
+    volume: Volume,
+    series: Sequence[Volume],
+    others: AbstractSet[str],
+    copies: int,
+    paths: tuple[str, ...] | None,
+    *,
+    show_descriptions: bool,
+) -> Inspected:
     header = volume.headers[0]
     stack: Stack | None = None
     problems: list[str] = []
@@ -126,11 +179,6 @@ def _inspected(volume: Volume, series: Sequence[Volume], copies: int, *, show_de
         DicomSeriesReader().check([volume])
     except InputError as error:
         refusal = str(error)
-    if len(series) > 1:
-        problems.append(
-            f"one of {len(series)} volumes in its series ({volume.mark or 'no mark'}): "
-            f"choose it by series_uid and volume={series.index(volume) + 1}"
-        )
     if copies:
         problems.append(f"{copies} file{'s' if copies > 1 else ''} of its series under an instance UID that is there")
     first = stack.frames[0] if stack is not None else volume.frames[0] if volume.frames else None
@@ -149,6 +197,20 @@ def _inspected(volume: Volume, series: Sequence[Volume], copies: int, *, show_de
         files=len(volume.headers),
         problems=tuple(problems),
         refusal=refusal,
+        choice=_choice(volume, series, others) if len(series) > 1 else None,
+        paths=paths,
+    )
+
+
+def _choice(volume: Volume, series: Sequence[Volume], others: AbstractSet[str]) -> str:
+    """What tells a volume from the others of its series, and the options of `predict` that choose it."""
+    ending = uid_ending(volume.headers[0])
+    if any(uid.endswith(ending) for uid in others):
+        ending = volume.series_uid
+    chosen = [f"--dicom::series_uid \"'{ending}'\""] if ending else []  # in quotes twice: it may look like a number
+    return (
+        f"one of {len(series)} volumes in its series ({volume.mark or 'no mark'}), which is refused until one is "
+        f"chosen: {' '.join([*chosen, f'--dicom::volume {series.index(volume) + 1}'])}"
     )
 
 

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from unet_bundle.errors import InputError
-from unet_bundle.io.dicom.frames import Frame, make_frame, marks_of, rescale_of
-from unet_bundle.io.dicom.headers import DEFLATED, Header, inflated
+from unet_bundle.io.dicom.frames import Frame, Vector, make_frame, rescale_of
+from unet_bundle.io.dicom.headers import Header
+from unet_bundle.io.dicom.marks import image_type, marks_of
+from unet_bundle.io.dicom.parsing import DEFLATED, inflated
 
 NORMAL_TOLERANCE = 1e-3
 """How far the CSA header's SliceNormalVector (single precision) may be from the planes' normal."""
@@ -26,7 +28,7 @@ _EXPORT = "export it as enhanced MR or as single slices"
 
 def is_mosaic(header: Header) -> bool:
     """Whether the image type says that the picture is a mosaic."""
-    return "MOSAIC" in [part.upper() for part in header.dataset.get("ImageType") or []]
+    return "MOSAIC" in image_type(header.dataset)
 
 
 def mosaic_frames(header: Header) -> list[Frame]:
@@ -36,20 +38,15 @@ def mosaic_frames(header: Header) -> list[Frame]:
         InputError: if the CSA header, or something needed in it, is missing or contradicts the rest.
     """
     tags = _csa_tags(header)
-    count = _items(tags, "NumberOfImagesInMosaic")
-    csa_normal = np.asarray(_items(tags, "SliceNormalVector"), dtype=np.float64)
-    distance = header.number_of("SpacingBetweenSlices")
-    if (
-        len(count) != 1
-        or not 1 <= int(count[0]) <= MAX_TILES
-        or csa_normal.shape != (3,)
-        or not distance
-        or distance < 0
-    ):
+    count = _numbers(tags, "NumberOfImagesInMosaic", 1)
+    csa_normal = _numbers(tags, "SliceNormalVector", 3)
+    distance = header.number_of("SpacingBetweenSlices") or 0.0
+    if csa_normal is None or count is None or count[0] not in range(1, MAX_TILES + 1) or distance <= 0:
         raise InputError(
             f"{header.name} is a Siemens mosaic without a usable CSA header (or SpacingBetweenSlices): {_EXPORT}"
         )
-    side = math.ceil(math.sqrt(int(count[0])))
+    tiles = int(count[0])
+    side = math.ceil(math.sqrt(tiles))
     rows, columns = header.whole("Rows", 1, 2**16), header.whole("Columns", 1, 2**16)
     if rows % side or columns % side:
         raise InputError(f"{header.name} is a Siemens mosaic whose sides do not divide by {side}: {_EXPORT}")
@@ -63,10 +60,10 @@ def mosaic_frames(header: Header) -> list[Frame]:
         marks=marks_of(header.dataset),
         shape=(rows // side, columns // side),
     )
-    turned = float(csa_normal @ first.normal)
-    if abs(abs(turned) - 1) > NORMAL_TOLERANCE:
+    direction = math.copysign(1, csa_normal @ first.normal)
+    if np.abs(csa_normal - direction * first.normal).max() > NORMAL_TOLERANCE:
         raise InputError(f"{header.name} is a Siemens mosaic whose CSA header has another orientation: {_EXPORT}")
-    step = math.copysign(distance, turned) * first.normal
+    step = direction * distance * first.normal
     tile_rows, tile_columns = first.shape
     shift = (columns - tile_columns) / 2 * first.pixel_spacing[1] * first.orientation[0]
     shift = shift + (rows - tile_rows) / 2 * first.pixel_spacing[0] * first.orientation[1]
@@ -84,7 +81,7 @@ def mosaic_frames(header: Header) -> list[Frame]:
             first.intercept,
             first.marks,
         )
-        for number in range(int(count[0]))
+        for number in range(tiles)
     ]
 
 
@@ -108,5 +105,10 @@ def _csa_tags(header: Header) -> dict[str, Any]:
         return {}
 
 
-def _items(tags: dict[str, Any], name: str) -> list[Any]:
-    return list(tags.get(name, {}).get("items", []))
+def _numbers(tags: dict[str, Any], name: str, count: int) -> Vector | None:
+    """A tag as `count` finite numbers, None where it is missing or has others."""
+    try:
+        values = np.array(tags.get(name, {}).get("items", []), dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return values if values.shape == (count,) and np.isfinite(values).all() else None

@@ -2,25 +2,26 @@
 
 import io
 import itertools
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from unet_bundle.errors import InputError
+from unet_bundle.io.checks import check_values
 from unet_bundle.io.dicom.frames import Frame
-from unet_bundle.io.dicom.headers import (
+from unet_bundle.io.dicom.headers import WORKERS, Header
+from unet_bundle.io.dicom.parsing import (
     DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     NATIVE,
-    WORKERS,
-    Header,
     element_tag,
     inflated,
 )
@@ -68,7 +69,8 @@ def read_voxels(frames: Sequence[Frame], name: str) -> npt.NDArray[Any]:
         Array [planes, rows, columns]; int16 or int32 where every slope is 1 and every intercept whole, else float32.
 
     Raises:
-        InputError: if a file is cut short, cannot be decoded, or holds another picture than its header says.
+        InputError: if a file is cut short, cannot be decoded, or holds another picture than its header says; or if a
+            value is beyond float32, or a whole number that float32 would round.
     """
     rows, columns = frames[0].shape
     if rows * columns * len(frames) > MAX_VOXELS:
@@ -82,6 +84,7 @@ def read_voxels(frames: Sequence[Frame], name: str) -> npt.NDArray[Any]:
         with ThreadPoolExecutor(WORKERS) as pool:
             work = pool.map(_fill, by_header, layouts.values(), by_header.values(), itertools.repeat(voxels))
             if all(work):
+                check_values(voxels, name)
                 return voxels
     raise InputError(f"{name} has voxel values beyond {kind}: {_REPLACE}")
 
@@ -89,10 +92,31 @@ def read_voxels(frames: Sequence[Frame], name: str) -> npt.NDArray[Any]:
 def padding_value(frame: Frame) -> float | None:
     """PixelPaddingValue in the units of the voxels, or None: what a scanner puts where it has not measured.
 
-    The voxels keep it, as in every converter, so that a network sees what it was trained on.
+    The voxels keep it, as in every converter, so that a network sees what it was trained on. Where the element holds
+    what no voxel can, the other end of the padding's range (PixelPaddingRangeLimit, PS3.3 C.7.5.1.1.2) stands for it.
     """
-    value = frame.header.number_of("PixelPaddingValue")
-    return None if value is None else value * frame.slope + frame.intercept
+    layout = _layout(frame.header)
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        try:
+            value = frame.header.number_of(keyword)
+        except InputError:
+            continue
+        stored = None if value is None or value != int(value) else _stored_value(int(value), layout)
+        if stored is not None:
+            return stored * frame.slope + frame.intercept
+    return None
+
+
+def _stored_value(value: int, layout: _Layout) -> int | None:
+    """A value whose sign may be written in another way than the voxels' (US for SS); None if no voxel can have it."""
+    low, high = layout.extent
+    allocated = 8 * layout.stored_type.itemsize
+    candidates = [value]
+    if low < 0 <= value:
+        candidates += [value - 2**bits for bits in (allocated, layout.bits_stored) if value < 2**bits]
+    elif value < 0:
+        candidates.append(value + 2**allocated)
+    return next((each for each in candidates if low <= each <= high), None)
 
 
 def _layout(header: Header) -> _Layout:
@@ -109,19 +133,21 @@ def _layout(header: Header) -> _Layout:
 
 def _voxel_types(frames: Sequence[Frame], layouts: dict[Header, _Layout]) -> list[np.dtype[Any]]:
     """Types to try, the smallest first: which fits is known when the voxels are."""
-    whole = all(frame.slope == 1 and frame.intercept == int(frame.intercept) for frame in frames)
-    small = all(layout.stored_type.itemsize <= 2 for layout in layouts.values())
-    if not (whole and small):
+    if not all(frame.slope == 1 and frame.intercept == int(frame.intercept) for frame in frames):
         return [np.dtype(np.float32)]
-    return [np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32)]
+    small = all(layout.stored_type.itemsize <= 2 for layout in layouts.values())
+    return [*([np.dtype(np.int16)] if small else []), np.dtype(np.int32), np.dtype(np.int64)]
 
 
 def _fill(header: Header, layout: _Layout, places: Sequence[tuple[int, Frame]], voxels: npt.NDArray[Any]) -> bool:
     """Put the planes of a file to their places in `voxels`; False if a value does not fit its type."""
     place, frame = places[0]
-    if len(places) == 1 and _read_into(header, layout, voxels[place]):
-        return _rescale(_significant(voxels[place].view(layout.stored_type), layout), frame, voxels[place])
-    pictures = _pictures(header, layout, sorted({frame.index for _, frame in places}))
+    try:
+        if len(places) == 1 and _read_into(header, layout, voxels[place]):
+            return _rescale(_significant(voxels[place].view(layout.stored_type), layout), frame, voxels[place])
+        pictures = _pictures(header, layout, sorted({frame.index for _, frame in places}))
+    except OSError as error:  # its own text would show the path
+        raise InputError(f"{header.name} cannot be read ({error.strerror}): check its permissions") from None
     fits = True
     for place, frame in places:
         (top, left), (rows, columns) = frame.corner, frame.shape
@@ -146,9 +172,12 @@ def _significant(plane: npt.NDArray[Any], layout: _Layout) -> npt.NDArray[Any]:
 def _rescale(plane: npt.NDArray[Any], frame: Frame, into: npt.NDArray[Any]) -> bool:
     """Stored values, which `into` may hold itself, to values in their unit; False if they do not fit."""
     if into.dtype.kind == "f":
-        into[...] = plane * np.float64(frame.slope) + frame.intercept
+        with np.errstate(over="ignore"):  # what comes of it is refused when all is read
+            into[...] = plane * np.float64(frame.slope) + frame.intercept
         return True
     limits, intercept = np.iinfo(into.dtype), int(frame.intercept)
+    if not limits.min <= intercept <= limits.max:
+        return False
     if int(plane.min()) + min(intercept, 0) < limits.min or int(plane.max()) + max(intercept, 0) > limits.max:
         return False
     if not np.may_share_memory(plane, into):
@@ -196,32 +225,42 @@ def _cut_short(header: Header) -> InputError:
 def _pictures(header: Header, layout: _Layout, indices: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
     """Decoded frames of a file by their index."""
     try:
+        if header.transfer_syntax in NATIVE:
+            with header.source.open() as file:
+                return _native(header, layout, file, indices)
         contents = header.source.read()
         if header.transfer_syntax == DEFLATED:
-            contents = inflated(contents)
-        if header.transfer_syntax in (*NATIVE, DEFLATED):
-            return _native(header, layout, contents, indices)
+            needed = (header.pixel_offset or 0) + 12 + layout.frame_bytes * layout.count
+            return _native(header, layout, io.BytesIO(inflated(contents, needed)), indices)
         return _decoded(header, layout, contents, indices)
     except InputError:
         raise
     except NotImplementedError:
         raise InputError(f"{header.name} is in a transfer syntax that is not read: export it uncompressed") from None
-    except Exception:  # noqa: BLE001 - decoders raise many kinds for damaged bytes, with values of the header in them
+    except Exception as error:  # decoders raise many kinds for damaged bytes, with values of the header in them
+        if isinstance(error, OSError) and error.errno is not None:  # not a decoder's
+            raise
         raise InputError(f"{header.name} is damaged, its voxels cannot be read: {_REPLACE}") from None
 
 
-def _native(header: Header, layout: _Layout, contents: bytes, indices: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
+def _native(header: Header, layout: _Layout, file: BinaryIO, indices: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
+    """Frames of uncompressed pixels; of the file no more is read than they are."""
     offset, needed = header.pixel_offset or 0, layout.frame_bytes * layout.count
-    words = header.transfer_syntax == EXPLICIT_BIG and contents[offset + 4 : offset + 6] == b"OW"
-    start = offset + _start_of_pixels(header, layout, contents[offset : offset + 12])
-    if len(contents) < start + needed:
+    file.seek(offset)
+    element = file.read(12)
+    start = offset + _start_of_pixels(header, layout, element)
+    if file.seek(0, os.SEEK_END) < start + needed:
         raise _cut_short(header)
     shape = (layout.rows, layout.columns)
-    if words and layout.stored_type.itemsize == 1:  # two voxels a word
-        contents = contents[:start] + np.frombuffer(contents, "<u2", needed // 2, start).byteswap().tobytes()
-    return {
-        index: np.ndarray(shape, layout.stored_type, contents, start + index * layout.frame_bytes) for index in indices
-    }
+    if header.transfer_syntax == EXPLICIT_BIG and element[4:6] == b"OW" and layout.stored_type.itemsize == 1:
+        file.seek(start)  # two voxels a word
+        swapped = np.frombuffer(file.read(needed + needed % 2), "<u2").byteswap().tobytes()
+        return {index: np.ndarray(shape, layout.stored_type, swapped, index * layout.frame_bytes) for index in indices}
+    pictures = {}
+    for index in indices:
+        file.seek(start + index * layout.frame_bytes)
+        pictures[index] = np.frombuffer(file.read(layout.frame_bytes), layout.stored_type).reshape(shape)
+    return pictures
 
 
 def _decoded(header: Header, layout: _Layout, contents: bytes, indices: Sequence[int]) -> dict[int, npt.NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -19,7 +20,7 @@ from unet_bundle.io.dicom.grouping import Volume, find_volumes
 from unet_bundle.io.dicom.headers import read_headers
 from unet_bundle.io.dicom.pixels import padding_value, read_voxels
 from unet_bundle.io.dicom.record import record_of
-from unet_bundle.io.dicom.resampling import resample
+from unet_bundle.io.dicom.resampling import check_size, resample
 from unet_bundle.io.dicom.sources import FilePath, find_sources, is_dicom_path
 from unet_bundle.io.dicom.stack import Stack, check_stack, stack_of
 
@@ -48,7 +49,7 @@ class DicomSeriesReader(ImageReader):
     paths: never by descriptions, file or folder names, since those may name a patient.
 
     Args:
-        series_uid: SeriesInstanceUID to read, or its ending.
+        series_uid: SeriesInstanceUID to read, or its ending if that of no other series is the same.
         series_description: SeriesDescription to read, exactly, in any case of letters.
         volume: number of the volume to read, from 1, in the list that the refusal of several gives.
         modality: ``"CT"``, ``"MR"`` or ``"PT"``: the one that the model was trained on; others are refused.
@@ -83,7 +84,8 @@ class DicomSeriesReader(ImageReader):
             raise ConfigError(f"modality is {modality!r}: DICOM is read for {', '.join(MODALITIES)}")
         if volume is not None and (isinstance(volume, bool) or not isinstance(volume, int) or volume < 1):
             raise ConfigError(f"volume is {volume!r}: it must be a whole number from 1")
-        self.series_uid, self.series_description, self.volume = series_uid, series_description, volume
+        self.series_uid = None if series_uid is None else series_uid.strip().removeprefix("...")  # as messages show it
+        self.series_description, self.volume = series_description, volume
         self.modality, self.on_tilt, self.on_gaps = modality, on_tilt, on_gaps
 
     def verify_suffix(self, filename: Sequence[PathLike[Any] | str] | PathLike[Any] | str) -> bool:
@@ -128,16 +130,18 @@ class DicomSeriesReader(ImageReader):
                 )
         return np.stack(arrays), {**metas[0], MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
 
-    def check(self, volumes: Sequence[Volume]) -> CheckedSeries:
+    def check(self, volumes: Sequence[Volume], among: Sequence[Volume] | None = None) -> CheckedSeries:
         """Choose the volume that is asked for and check its geometry; no voxels are read.
 
         Args:
             volumes: of one or several series.
+            among: all volumes of the input, if these are not: what the ending of a UID has to be unique in.
 
         Raises:
             InputError: why it would not be read.
         """
-        volume = self._chosen(volumes)
+        uids = self._uids_asked_for(volumes if among is None else among)
+        volume = self._chosen(volumes, uids)
         if volume.problem is not None:
             raise volume.problem
         stack = stack_of(volume.frames, volume.name)
@@ -145,6 +149,8 @@ class DicomSeriesReader(ImageReader):
             stack, volume.name, resample_tilt=self.on_tilt == "resample", resample_gaps=self.on_gaps == "resample"
         )
         check_affine(stack.affine(), volume.name)
+        if stack.is_tilted or not stack.is_regular:
+            check_size(stack, volume.name)
         return CheckedSeries(volume, stack)
 
     def _checked(self, paths: Sequence[FilePath]) -> CheckedSeries:
@@ -161,8 +167,22 @@ class DicomSeriesReader(ImageReader):
             logger.warning("%s has no frame of reference: no DICOM result can refer to it", volume.name)
         return checked
 
-    def _chosen(self, volumes: Sequence[Volume]) -> Volume:
-        fitting = [volume for volume in volumes if self._is_asked_for(volume)]
+    def _uids_asked_for(self, volumes: Sequence[Volume]) -> AbstractSet[str]:
+        uids = {volume.series_uid for volume in volumes}
+        if self.series_uid is None:
+            return uids
+        if self.series_uid in uids:
+            return {self.series_uid}
+        ended = {uid for uid in uids if uid.endswith(self.series_uid)}
+        if len(ended) > 1:
+            fitting = [volume for volume in volumes if volume.series_uid in ended]
+            raise InputError(
+                f"series_uid is the ending of {len(ended)} series: {_listed(fitting)}: give the whole SeriesInstanceUID"
+            )
+        return ended
+
+    def _chosen(self, volumes: Sequence[Volume], uids: AbstractSet[str]) -> Volume:
+        fitting = [volume for volume in volumes if volume.series_uid in uids and self._is_described(volume)]
         if not fitting:
             raise InputError(
                 f"the DICOM input holds no volume that was asked for, only {_listed(volumes)}: ask for one"
@@ -186,9 +206,7 @@ class DicomSeriesReader(ImageReader):
             )
         return of_modality[0]
 
-    def _is_asked_for(self, volume: Volume) -> bool:
-        if self.series_uid is not None and not volume.series_uid.endswith(self.series_uid):
-            return False
+    def _is_described(self, volume: Volume) -> bool:
         description = volume.headers[0].text("SeriesDescription")
         return self.series_description is None or description.lower() == self.series_description.strip().lower()
 

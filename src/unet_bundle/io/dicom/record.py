@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from unet_bundle.io.dicom.frames import Frame
 from unet_bundle.io.dicom.grouping import instance_uid
+from unet_bundle.io.dicom.multiframe import MAX_FRAMES
 from unet_bundle.io.dicom.sources import Source
 from unet_bundle.io.dicom.stack import Stack
 
@@ -26,6 +27,7 @@ class SourceSlice:
         sop_class_uid: of its object.
         sop_instance_uid: of its object.
         position: ImagePositionPatient, mm, LPS.
+        frames: how many its object has.
     """
 
     path: str
@@ -35,6 +37,12 @@ class SourceSlice:
     sop_class_uid: str
     sop_instance_uid: str
     position: tuple[float, float, float]
+    frames: int = 1
+
+    @property
+    def frame_number(self) -> int | None:
+        """ReferencedFrameNumber of a reference to it; None where the reference is to the whole object (PS3.3 10.3)."""
+        return self.frame + 1 if self.frames > 1 else None
 
     @property
     def source(self) -> Source:
@@ -105,6 +113,7 @@ def _slice(frame: Frame) -> SourceSlice:
         sop_class_uid=header.text("SOPClassUID") or str((meta.get("MediaStorageSOPClassUID") if meta else None) or ""),
         sop_instance_uid=instance_uid(header),
         position=(x, y, z),
+        frames=header.whole("NumberOfFrames", 0, MAX_FRAMES, default=1),
     )
 
 

@@ -7,11 +7,50 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from unet_bundle.errors import InputError
 from unet_bundle.geometry import Affine, ras_to_lps, slices_affine
+from unet_bundle.io.dicom.pixels import MAX_VOXELS
 from unet_bundle.io.dicom.record import SourceSeries
 from unet_bundle.io.dicom.stack import Stack
 
 _INSIDE = 0.5 + 1e-3  # half a voxel: how far beyond the outermost centres a label still counts
+
+
+def check_size(stack: Stack, name: str) -> None:
+    """Refuse a stack whose grid would be beyond measure: a shear widens every plane by what it shifts.
+
+    Args:
+        stack: the planes.
+        name: what messages call the series.
+
+    Raises:
+        InputError: if the grid would have more than `MAX_VOXELS` voxels.
+    """
+    _, field = _field(stack)
+    if float(np.prod(field)) * max(len(stack.frames), _count(stack)) > MAX_VOXELS:
+        raise InputError(
+            f"{name} would fill more than {MAX_VOXELS} voxels when it is resampled: export it again from its source"
+        )
+
+
+def _field(stack: Stack) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """First row and column of the field that holds all planes, and its rows and columns; whole numbers."""
+    first = stack.frames[0]
+    reach = _shift_per_mm(stack) * stack.depths[-1]
+    low = np.floor(np.minimum(0, reach))
+    return low, np.array(first.shape) + np.ceil(np.maximum(0, reach)) - low
+
+
+def _shift_per_mm(stack: Stack) -> npt.NDArray[np.float64]:
+    """Rows and columns by which a plane is shifted for each mm along the normal."""
+    first = stack.frames[0]
+    lean = stack.lean if stack.is_tilted else np.zeros(3)
+    return np.array([lean @ first.orientation[1], lean @ first.orientation[0]]) / first.pixel_spacing
+
+
+def _count(stack: Stack) -> int:
+    """Slices of the regular grid."""
+    return len(stack.frames) if stack.is_regular else math.floor(stack.depths[-1] / stack.distance + 0.5) + 1
 
 
 def resample(stack: Stack, voxels: npt.NDArray[Any], fill: float) -> tuple[npt.NDArray[np.float32], Affine]:
@@ -30,11 +69,9 @@ def resample(stack: Stack, voxels: npt.NDArray[Any], fill: float) -> tuple[npt.N
         Voxels [slices, rows, columns] and their affine, LPS.
     """
     first = stack.frames[0]
-    lean = stack.lean if stack.is_tilted else np.zeros(3)
-    per_mm = np.array([lean @ first.orientation[1], lean @ first.orientation[0]]) / first.pixel_spacing
-    reach = per_mm * stack.depths[-1]
-    low = np.floor(np.minimum(0, reach)).astype(int)
-    field = tuple(int(side) for side in np.array(voxels.shape[1:]) + np.ceil(np.maximum(0, reach)).astype(int) - low)
+    per_mm = _shift_per_mm(stack)
+    low, sides = _field(stack)
+    field = (int(sides[0]), int(sides[1]))
     straight = np.empty((len(stack.frames), *field), np.float32)
     for plane, depth, target in zip(voxels, stack.depths, straight, strict=True):
         if stack.is_tilted:
@@ -43,7 +80,7 @@ def resample(stack: Stack, voxels: npt.NDArray[Any], fill: float) -> tuple[npt.N
             target[...] = plane
     depths = stack.depths
     if not stack.is_regular:
-        depths = np.linspace(0, depths[-1], math.floor(depths[-1] / stack.distance + 0.5) + 1)
+        depths = np.linspace(0, depths[-1], _count(stack))
         straight = _between(straight, stack.depths, depths)
     distance = stack.distance if len(depths) < 2 else float(depths[-1] / (len(depths) - 1))
     position = (

@@ -1,14 +1,17 @@
 """Where DICOM bytes come from: files, folders, DICOMDIR, zip archives; found by content, never by name."""
 
+import lzma
 import os
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO, cast
 
 from unet_bundle.errors import InputError
 
@@ -18,6 +21,9 @@ MAGIC = b"DICM"
 MAX_MEMBER_BYTES = 2**30
 """Largest file taken out of a zip archive: more is no DICOM slice but an archive made to fill the memory."""
 
+MAX_ARCHIVE_BYTES = 2**34
+"""Most bytes that the files of a zip archive may have together, unpacked: a study of 30,000 slices fits."""
+
 MAX_FILES = 100_000
 """Most files looked at below one folder: beyond that a whole archive was given, not a study."""
 
@@ -26,6 +32,7 @@ DICOMDIR = "DICOMDIR"
 _OLD_STYLE_STARTS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 """First bytes of files without preamble: group 0008 or 0002, or 0008 in big endian."""
 
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _FIRST_ELEMENT = b"\x02\0\0\0"
 """Tag of the first element after the preamble."""
 
@@ -49,19 +56,43 @@ class Source:
         """What `find_sources` finds this file by again: its path, through the archive if it lies in one."""
         return str(self.path if self.member is None else self.path / self.member)
 
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The file, to read and to seek in; of an archive it is inflated as far as it is read.
+
+        Raises:
+            OSError: if it cannot be read.
+            zipfile.BadZipFile: if the archive is damaged, packed in a way that is not read, or another one now; also
+                while it is read.
+        """
+        if self.member is None:
+            with self.path.open("rb") as file:
+                yield file
+            return
+        state = self.path.stat()
+        archive = _archive(self.path, state.st_mtime_ns, state.st_size, os.getpid())
+        try:
+            member = archive.open(self.member)
+        except (NotImplementedError, RuntimeError, KeyError) as error:
+            raise zipfile.BadZipFile("not to be unpacked") from error
+        with member:
+            try:
+                yield cast("BinaryIO", member)
+            except (zlib.error, lzma.LZMAError, EOFError) as error:
+                raise zipfile.BadZipFile("damaged") from error
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                raise zipfile.BadZipFile("damaged") from error  # what bzip2 says of a damaged stream
+
     def read(self, limit: int = -1) -> bytes:
         """The first `limit` bytes, or all.
 
         Raises:
-            OSError: if the file cannot be read.
-            zipfile.BadZipFile: if the archive is damaged.
+            OSError, zipfile.BadZipFile: see `open`.
         """
-        if self.member is None:
-            with self.path.open("rb") as file:
-                return file.read(limit)
-        state = self.path.stat()
-        with _archive(self.path, state.st_mtime_ns, state.st_size, os.getpid()).open(self.member) as file:
-            return file.read(limit if limit >= 0 else MAX_MEMBER_BYTES)
+        with self.open() as file:
+            return file.read(limit if limit >= 0 or self.member is None else MAX_MEMBER_BYTES)
 
 
 @lru_cache(maxsize=1)
@@ -113,7 +144,7 @@ def holds_dicom(path: FilePath) -> bool:
 def _says_so(source: Source) -> bool:
     try:
         start = source.read(PREAMBLE + 8)
-    except (OSError, zipfile.BadZipFile, zlib.error):
+    except (OSError, zipfile.BadZipFile):
         return False
     return says_dicom(source, start) or may_be_dicom(start)
 
@@ -189,8 +220,12 @@ def _members(path: Path) -> list[Source]:
             raise InputError(
                 f"the zip archive holds over {MAX_FILES} files or one above {MAX_MEMBER_BYTES >> 20} MiB: unpack it"
             )
+        if sum(member.file_size for member in members) > MAX_ARCHIVE_BYTES:
+            raise InputError(f"the zip archive holds over {MAX_ARCHIVE_BYTES >> 30} GiB, unpacked: unpack it first")
         if any(member.flag_bits & 1 for member in members):
             raise InputError("the zip archive with the DICOM input is encrypted: unpack it first")
+        if any(member.compress_type not in _METHODS for member in members):
+            raise InputError("the zip archive is packed by a method that is not read: unpack it first")
         names = [(member.filename, Path(member.filename).name) for member in members]
         if len(set(names)) < len(names) or any(_leads_out(full) for full, _ in names):
             raise InputError("the zip archive holds names twice, or that lead out of it: pack it again")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import Affine, slices_affine
 from unet_bundle.io.dicom.frames import Frame
-from unet_bundle.io.dicom.grouping import SAME_POSITION_MM
+from unet_bundle.io.dicom.splitting import SAME_POSITION_MM
 
 TILT_TOLERANCE_DEGREES = 0.1
 """Largest angle between the line through the planes and their normal that is rounding, not a tilted gantry."""
@@ -164,7 +164,7 @@ def _gaps(stack: Stack, name: str) -> str:
     steps = np.diff(stack.depths)
     ratios = steps / stack.distance
     wholes = np.maximum(np.round(ratios), 1)
-    if np.abs(ratios - wholes).max() > MISSING_TOLERANCE:
+    if np.abs(ratios - wholes).max() > MISSING_TOLERANCE or wholes.max() == 1:
         return f"{name} has slice distances from {steps.min():.3g} to {steps.max():.3g} mm"
     start = float(stack.frames[0].position @ stack.frames[0].normal)
     missing = [

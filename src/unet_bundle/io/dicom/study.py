@@ -93,13 +93,13 @@ def read_study(path: FilePath, options: Mapping[str, Any], channels: int | None 
     by_uid: dict[str, list[Volume]] = {}
     for volume in volumes:
         by_uid.setdefault(volume.series_uid, []).append(volume)
-    return Study(tuple(_series(group, reader, channels) for group in by_uid.values()), left_out)
+    return Study(tuple(_series(group, volumes, reader, channels) for group in by_uid.values()), left_out)
 
 
-def _series(volumes: list[Volume], reader: DicomSeriesReader, channels: int | None) -> StudySeries:
+def _series(volumes: list[Volume], among: list[Volume], reader: DicomSeriesReader, channels: int | None) -> StudySeries:
     first, refusal = volumes[0], None
     try:
-        reader.check(volumes)
+        reader.check(volumes, among)
         if channels is not None and channels > 1:
             refusal = f"{first.name} has 1 channel, the model needs {channels}: give each case's channels as files"
     except InputError as error:

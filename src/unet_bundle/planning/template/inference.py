@@ -37,8 +37,13 @@ def inference_config(plan: Plan) -> Config:
         "precision": "float32",
         "overlap": plan.overlap,
         "sw_batch_size": 1,
-        "mirror_axes": [],
+        "mirroring": False,
+        # Across left and right the network would have to take sides.
+        "mirror_axes": [axis for axis in plan.mirror_axes if axis != 0 or not plan.swapped_labels],
         "memory": None,
+        "keep_largest": [],
+        "smallest_object_ml": 0.0,
+        "fill_holes": [],
         "num_workers": 0,
         "labels": plan.labels,
         **grid(plan),
@@ -69,12 +74,20 @@ def inference_config(plan: Plan) -> Config:
             "_target_": "unet_bundle.inferers.ScanInferer",
             **windows(plan, "@overlap"),
             "precision": "@precision",
-            "mirror_axes": "@mirror_axes",
+            "mirror_axes": "$@mirror_axes if @mirroring else []",
             "memory": "@memory",
+            "progress": True,
         },
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
+                {
+                    "_target_": "unet_bundle.transforms.CleanLabelsd",
+                    "keys": "pred",
+                    "keep_largest": "@keep_largest",
+                    "smallest_object_ml": "@smallest_object_ml",
+                    "fill_holes": "@fill_holes",
+                },
                 {
                     "_target_": "unet_bundle.io.SaveImaged",
                     "keys": "pred",

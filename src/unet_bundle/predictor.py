@@ -1,0 +1,184 @@
+"""A bundle in one's own program: load once, segment many."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose
+
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.io import LoadImaged, SaveImaged
+from unet_bundle.runtime import our_error
+from unet_bundle.training.checkpoints import load_checkpoint, load_weights
+
+logger = logging.getLogger(__name__)
+
+_MISSING = object()
+CONFIG = Path("configs", "inference.json")
+
+
+class Predictor:
+    """A bundle's inference.json, loaded: its network stays on the device, any number of threads may predict.
+
+    What is done is what the MONAI CLI and MONAI Label do with the same config, voxel for voxel.
+
+    Args:
+        bundle: folder of the bundle.
+        device: such as ``"cuda:0"``; None for the config's.
+        overrides: values that replace those of inference.json, such as ``{"precision": "bfloat16"}``.
+
+    Raises:
+        ConfigError: not a bundle, or an override that the config has no value for.
+        CheckpointError: the weights are missing, damaged, or of another network.
+
+    Example:
+        >>> predictor = Predictor("bundle")  # doctest: +SKIP
+        >>> labels = predictor("scan.nii.gz")  # doctest: +SKIP
+        >>> predictor.save("scan.nii.gz", "results")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        path = Path(bundle) / CONFIG
+        if not path.is_file():
+            raise ConfigError(f"{path} is missing: give the folder of a bundle, as `unet-bundle plan` writes it")
+        self._parser = ConfigParser()
+        self._parser.read_config(str(path))
+        self._parser["bundle_root"] = str(bundle)
+        for key, value in (overrides or {}).items():
+            self._set(key, value)
+        if device is not None:
+            self._parser["device"] = torch.device(device)
+        self.device: torch.device = torch.device(self._made("device"))
+        self.network: torch.nn.Module = self._made("network")
+        weights = Path(self._made("checkpoint"))
+        load_weights(self.network, load_checkpoint(weights), weights.name)
+        self.network.eval()
+        self._inferer = self._made("inferer")
+        self._steps = _steps(self._made("preprocessing"))
+        after = _steps(self._made("postprocessing"))
+        self._cleaning = [step for step in after if not isinstance(step, SaveImaged)]
+        self._lock = threading.Lock()
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Value of each class in the label maps."""
+        return dict(self._parser.get_parsed_content("labels"))
+
+    def __call__(
+        self, scan: str | Path | Sequence[str | Path] | npt.NDArray[Any] | torch.Tensor, affine: Any = None
+    ) -> MetaTensor:
+        """Segment a scan.
+
+        Args:
+            scan: a file, a DICOM series (folder, .zip), or the files of the channels; or voxels, shape
+                [channels, *spatial].
+            affine: of voxels: voxel to mm, RAS, 4x4. A ``MetaTensor`` has its own.
+
+        Returns:
+            Labels, shape [1, *spatial of the scan], whole numbers; its affine is the scan's.
+
+        Raises:
+            InputError: the scan is refused.
+        """
+        return _as_meta(self._segmented(scan, affine)["pred"])
+
+    def save(self, scan: str | Path | Sequence[str | Path], output_dir: str | Path, **overrides: Any) -> MetaTensor:
+        """Segment a scan and write the label map as the bundle does.
+
+        Args:
+            scan: see `__call__`; files only.
+            output_dir: made if it is not there.
+            overrides: of the config, such as ``output_format="nrrd"``.
+
+        Raises:
+            InputError: the scan is refused.
+        """
+        with self._lock:  # the parser builds what it is asked for in place
+            for key, value in {"output_dir": str(output_dir), **overrides}.items():
+                self._set(key, value)
+            steps = _steps(self._made("postprocessing"))
+        item = self._segmented(scan, None)
+        start = time.perf_counter()
+        with _plain_errors():
+            Compose([step for step in steps if isinstance(step, SaveImaged)])(item)
+        logger.info("written in %.1f s", time.perf_counter() - start)
+        return _as_meta(item["pred"])
+
+    def _set(self, key: str, value: Any) -> None:
+        if self._parser.get(key.partition("::")[0], _MISSING) is _MISSING:
+            raise ConfigError(f"unknown key {key!r}: inference.json has no such value")
+        self._parser[key] = value
+
+    def _made(self, name: str) -> Any:
+        with _plain_errors():
+            return self._parser.get_parsed_content(name)
+
+    def _segmented(self, scan: Any, affine: Any) -> dict[str, Any]:
+        start = time.perf_counter()
+        steps = copy.deepcopy(self._steps)  # readers and transforms keep notes of what they did last
+        if isinstance(scan, np.ndarray | torch.Tensor):
+            item: dict[str, Any] = {"image": _with_grid(scan, affine)}
+            steps = [step for step in steps if not isinstance(step, LoadImaged)]
+        else:
+            item = {"image": [str(part) for part in scan] if isinstance(scan, list | tuple) else str(scan)}
+        with _plain_errors():
+            prepared: Any = Compose(steps)(item)
+        ready = time.perf_counter()
+        with torch.no_grad():
+            labels = self._inferer(prepared["image"][None].to(self.device), self.network)
+        prepared["pred"] = labels[0].cpu()
+        prepared = Compose(copy.deepcopy(self._cleaning))(prepared)
+        done = time.perf_counter()
+        logger.info("read and prepared in %.1f s, segmented in %.1f s", ready - start, done - ready)
+        return dict(prepared)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Our own errors, out of those that MONAI wraps them in."""
+    try:
+        yield
+    except RuntimeError as error:
+        ours = our_error(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _steps(preprocessing: Any) -> list[Any]:
+    return list(preprocessing.transforms) if isinstance(preprocessing, Compose) else [preprocessing]
+
+
+def _as_meta(value: Any) -> MetaTensor:
+    assert isinstance(value, MetaTensor)  # noqa: S101  (for the type checker)
+    return value
+
+
+def _with_grid(voxels: Any, affine: Any) -> MetaTensor:
+    """Voxels as `LoadImaged` would hand them on."""
+    tensor = torch.as_tensor(voxels, dtype=torch.float32)
+    if affine is None and not isinstance(voxels, MetaTensor):
+        raise InputError("voxels come without their grid: give affine, the 4x4 matrix from voxel to mm (RAS)")
+    grid = voxels.affine if affine is None else torch.as_tensor(affine, dtype=torch.float64)
+    if tensor.ndim not in (3, 4):
+        raise InputError(f"voxels have {tensor.ndim} axes: give [channels, *spatial]")
+    meta = {"original_affine": np.asarray(grid), "spatial_shape": np.asarray(tensor.shape[1:])}
+    return MetaTensor(tensor.as_subclass(torch.Tensor), affine=grid, meta=meta)

@@ -1,0 +1,87 @@
+"""Objects of a label map: which are kept, and whether they have holes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from scipy import ndimage
+
+from unet_bundle.errors import ConfigError
+from unet_bundle.geometry import spacing_of
+
+Labels = npt.NDArray[np.integer[Any]]
+
+
+class CleanLabelsd(MapTransform):
+    """Keep the largest object of a class, drop objects that are too small, fill holes; class by class, in this order.
+
+    Objects are voxels of a class that touch by faces, edges or corners; holes are background inside them, touching
+    by faces only. SciPy finds both, within the box that holds the class.
+
+    Args:
+        keys: label maps, shape [1, *spatial], whole numbers.
+        keep_largest: classes of which all but the largest object become background.
+        smallest_object_ml: objects of any class smaller than this become background (of a plane: mm2 / 1000).
+        fill_holes: classes whose holes become theirs.
+        allow_missing_keys: whether a dictionary without one of the keys is accepted.
+
+    Raises:
+        ConfigError: if a class or the volume is negative.
+    """
+
+    def __init__(
+        self,
+        keys: str | Sequence[str],
+        keep_largest: Sequence[int] = (),
+        smallest_object_ml: float = 0.0,
+        fill_holes: Sequence[int] = (),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if min([*keep_largest, *fill_holes], default=1) < 1 or not smallest_object_ml >= 0:
+            raise ConfigError(
+                f"keep_largest {list(keep_largest)} and fill_holes {list(fill_holes)} must be classes above 0, "
+                f"smallest_object_ml {smallest_object_ml} at least 0"
+            )
+        self.keep_largest, self.fill_holes = set(keep_largest), set(fill_holes)
+        self.smallest_object_ml = smallest_object_ml
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Clean the label maps; those on which nothing is asked for are passed on as they are."""
+        cleaned = dict(data)
+        if self.keep_largest or self.fill_holes or self.smallest_object_ml:
+            for key in self.key_iterator(cleaned):
+                cleaned[key] = self._cleaned(cleaned[key])
+        return cleaned
+
+    def _cleaned(self, labels: torch.Tensor) -> torch.Tensor:
+        voxels: Labels = labels[0].cpu().numpy().copy()
+        spacing = spacing_of(labels.affine)[: voxels.ndim] if isinstance(labels, MetaTensor) else [1.0] * voxels.ndim
+        least = self.smallest_object_ml * 1000 / float(np.prod(spacing))
+        for value, box in enumerate(ndimage.find_objects(voxels), start=1):
+            if box is not None:
+                part = voxels[box]
+                mask = part == value
+                kept = self._kept(mask, value, least)
+                part[mask & ~kept] = 0
+                if value in self.fill_holes:
+                    part[ndimage.binary_fill_holes(kept) & (part == 0)] = value
+        new = torch.from_numpy(voxels)[None].to(labels.device)
+        return MetaTensor(new, meta=labels.meta) if isinstance(labels, MetaTensor) else new
+
+    def _kept(self, mask: npt.NDArray[np.bool_], value: int, least: float) -> npt.NDArray[np.bool_]:
+        if value not in self.keep_largest and least <= 1:
+            return mask
+        objects, number = ndimage.label(mask, np.ones([3] * mask.ndim))
+        sizes = np.bincount(objects.ravel(), minlength=number + 1)
+        sizes[0] = 0
+        chosen = sizes >= max(least, 1)
+        if value in self.keep_largest:
+            chosen &= np.arange(number + 1) == sizes.argmax()
+        return np.asarray(chosen[objects], dtype=np.bool_)

@@ -1,0 +1,94 @@
+"""A bundle in one's own program gives what the command line gives."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from unet_bundle.cli import main
+from unet_bundle.errors import CheckpointError, ConfigError, InputError
+from unet_bundle.predictor import Predictor
+
+BUNDLE = Path(__file__).parents[1] / "bundle"
+
+
+@pytest.fixture(scope="module")
+def scans(shared_data: Callable[[str], Path]) -> list[Path]:
+    return sorted(shared_data("task04_hippocampus").glob("imagesTr/*.nii.gz"))[:3]
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor(BUNDLE, device="cpu")
+
+
+def test_labels_are_those_of_the_command_line(scans: list[Path], predictor: Predictor, tmp_path: Path) -> None:
+    assert main(["predict", str(BUNDLE), str(scans[0]), str(tmp_path / "cli")]) == 0
+    labels = predictor.save(scans[0], tmp_path / "own")
+    name = f"{scans[0].name.removesuffix('.nii.gz')}_seg.nii.gz"
+    theirs, ours = (nib.load(tmp_path / folder / name) for folder in ("cli", "own"))
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+    np.testing.assert_array_equal(labels[0].numpy(), np.asarray(theirs.dataobj))
+    np.testing.assert_array_equal(ours.affine, theirs.affine)
+
+
+def test_voxels_with_their_grid_are_as_good_as_a_file(scans: list[Path], predictor: Predictor) -> None:
+    image = nib.load(scans[0])
+    from_file = predictor(scans[0])
+    from_voxels = predictor(np.asarray(image.dataobj, np.float32)[None], image.affine)
+    assert torch.equal(from_file.as_tensor(), from_voxels.as_tensor())
+    np.testing.assert_allclose(from_voxels.affine, image.affine)
+
+
+def test_threads_do_not_disturb_each_other(scans: list[Path], predictor: Predictor) -> None:
+    alone = [predictor(scan).as_tensor() for scan in scans]
+    found: dict[int, torch.Tensor] = {}
+
+    def segment(number: int) -> None:
+        found[number] = predictor(scans[number]).as_tensor()
+
+    threads = [threading.Thread(target=segment, args=(number,)) for number in range(len(scans))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[number], labels) for number, labels in enumerate(alone))
+
+
+def test_the_largest_component_is_kept_where_the_config_says_so(scans: list[Path], predictor: Predictor) -> None:
+    from scipy import ndimage
+
+    cleaned = Predictor(BUNDLE, device="cpu", overrides={"keep_largest": [1, 2], "smallest_object_ml": 0.001})
+    for scan in scans:
+        labels = cleaned(scan)[0].numpy()
+        for value in (1, 2):
+            assert ndimage.label(labels == value, np.ones((3, 3, 3)))[1] == 1
+        assert (labels != predictor(scan)[0].numpy()).mean() < 0.001
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "named"),
+    [
+        ({"overrides": {"overlapp": 0.5}}, ConfigError, "unknown key 'overlapp'"),
+        ({"overrides": {"overlap": 1.5}}, ConfigError, "overlap must be at least 0"),
+        ({"overrides": {"checkpoint": "missing.pt"}}, CheckpointError, "missing.pt"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(wrong: dict[str, Any], error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match=named):
+        Predictor(BUNDLE, **wrong)
+
+
+def test_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"inference\.json is missing: give the folder of a bundle"):
+        Predictor(tmp_path)
+
+
+def test_voxels_without_a_grid_are_refused(predictor: Predictor) -> None:
+    with pytest.raises(InputError, match="voxels come without their grid: give affine"):
+        predictor(np.zeros((1, 30, 40, 30), np.float32))
