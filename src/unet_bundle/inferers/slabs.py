@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from monai.data.utils import compute_importance_map
 
+SLAB_ROWS = 16
+"""Rows of a slab at most: what is reduced at a time, in memory row after row."""
+
 BYTES_BESIDE = 32
 """Bytes of a voxel of a slab that do not depend on the number of classes: weights, answers, indices."""
 
@@ -138,11 +141,11 @@ def walk(
             if sums is None:
                 if slab_bytes(tiling, scores.shape[1], batch_size) > limit:
                     raise SlabTooLargeError(scores.shape[1])
-                sums = _Sums(scores.shape[1], (length, *tiling.size[1:]), device)
+                sums = _Sums(scores[0], (length, *tiling.size[1:]))
             for corner, window in zip(batch, scores, strict=True):
                 sums.add(corner, window, weights)
         assert sums is not None  # noqa: S101  (a tiling has windows)
-        yield sums.finish(rows[number + 1][0] if number + 1 < len(rows) else tiling.size[0])
+        yield from sums.finished(rows[number + 1][0] if number + 1 < len(rows) else tiling.size[0])
 
 
 class SlabTooLargeError(Exception):
@@ -159,7 +162,7 @@ class SlabTooLargeError(Exception):
 
 def slab_bytes(tiling: Tiling, classes: int, batch_size: int = 1) -> int:
     """Memory that a walk needs for its sums, and a reduction for what it holds of a slab."""
-    length = max(group[-1] - group[0] for group in _groups(tiling, batch_size)) + tiling.window[0] + 1
+    length = max(group[-1] - group[0] for group in _groups(tiling, batch_size)) + tiling.window[0] + SLAB_ROWS + 1
     return length * math.prod(tiling.size[1:]) * (4 * classes + BYTES_BESIDE)
 
 
@@ -228,33 +231,42 @@ def _window(corner: Sequence[int], window: Sequence[int]) -> tuple[slice, ...]:
 
 
 class _Sums:
-    """Weighted sums of scores, and of weights, of the rows that windows still touch, and the last finished row."""
+    """Weighted sums of scores, and of weights, of the rows that windows still touch.
 
-    def __init__(self, classes: int, size: Sequence[int], device: torch.device) -> None:
-        self.first = self.start = 0  # row that is held first, first row that is not finished
-        self.scores = torch.zeros((classes, size[0] + 1, *size[1:]), device=device)
-        self.weights = torch.zeros((size[0] + 1, *size[1:]), device=device)
+    Args:
+        scores: of a window [classes, *window]; sums lie in memory as they do, since they are added to them all the time.
+        size: rows that are held, and the other edges of the volume.
+    """
+
+    def __init__(self, scores: torch.Tensor, size: Sequence[int]) -> None:
+        classes = len(scores)
+        self.first = 0  # the row that is held first
+        self.scores = _zeros_laid_out_like(scores, (classes, *size))
+        self.weights = _zeros_laid_out_like(scores[0], size)
+        self.slab = torch.empty((classes, SLAB_ROWS + 1, *size[1:]), device=scores.device)
 
     def add(self, corner: Sequence[int], scores: torch.Tensor, weights: torch.Tensor) -> None:
         """Add the scores [classes, *window] of the window that begins at `corner`."""
-        self._forget(max(self.start - 1, 0))
         window = _window([corner[0] - self.first, *corner[1:]], weights.shape)
         self.scores[window].addcmul_(scores, weights)
         self.weights[window[1:]] += weights
 
-    def finish(self, stop: int) -> Slab:
-        """The rows before `stop`, and the one before them."""
-        new = slice(self.start - self.first, stop - self.first)
-        self.scores[:, new] /= self.weights[new]
-        slab = Slab(self.start, stop, self.scores[:, : stop - self.first])
-        self.start = stop
-        return slab
+    def finished(self, stop: int) -> Iterator[Slab]:
+        """The rows before `stop`, which are forgotten afterwards."""
+        for start in range(self.first, stop, SLAB_ROWS):
+            rows, before = min(SLAB_ROWS, stop - start), min(start, 1)
+            held = slice(start - self.first, start - self.first + rows)
+            torch.div(self.scores[:, held], self.weights[held], out=self.slab[:, before : before + rows])
+            yield Slab(start, start + rows, self.slab[:, : before + rows])
+            self.slab[:, 0] = self.slab[:, before + rows - 1].clone()
+        done, self.first = stop - self.first, stop
+        for sums in (*self.scores, self.weights):  # one class after another: little memory
+            sums[:-done] = sums[done:].clone()
+            sums[-done:] = 0
 
-    def _forget(self, first: int) -> None:
-        """Let go of the rows before `first`."""
-        done, self.first = first - self.first, first
-        if done == 0:
-            return
-        for held in (*self.scores, self.weights):  # one class after another: little memory
-            held[:-done] = held[done:].clone()
-            held[-done:] = 0
+
+def _zeros_laid_out_like(values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Zeros of a size whose axes follow each other in memory as those of `values` do."""
+    order = sorted(range(values.ndim), key=lambda axis: -values.stride(axis))
+    zeros = torch.zeros([size[axis] for axis in order], device=values.device)
+    return zeros.permute([order.index(axis) for axis in range(values.ndim)])
