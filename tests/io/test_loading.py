@@ -131,3 +131,12 @@ def test_of_a_labelled_case_messages_say_which_of_its_files_is_meant(broken, pha
     with pytest.raises(RuntimeError) as raised:
         Compose([LoadImaged(["image", "label"])])(case)
     assert str(raised.value.__cause__).startswith(f"{broken}/phantom_001.nii.gz ")
+
+
+def test_a_server_may_ask_for_metadata_beside_the_image(write_nifti, labels):
+    """MONAI Label sets ``image_only`` on the loader that a bundle brings."""
+    load = LoadImaged("image")
+    load._loader.image_only = False
+    loaded = load({"image": write_nifti()})
+    np.testing.assert_array_equal(loaded["image"][0].numpy(), labels)
+    np.testing.assert_array_equal(loaded["image_meta_dict"]["affine"], loaded["image"].affine)

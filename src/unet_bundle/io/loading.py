@@ -138,12 +138,13 @@ class _StrictLoadImage(monai.transforms.LoadImage):
             loaded = super().__call__(filename, reader)
         except InputError as error:
             raise InputError(self.with_shown_name(str(error), filename)) from error
-        if "series_uid" in loaded.meta:  # a DICOM folder may bear a patient's name: results bear the series' UID
-            loaded.meta["filename_or_obj"] = loaded.meta["series_uid"] or DICOM_SERIES
+        meta = loaded.meta if self.image_only else loaded[1]  # MONAI Label asks for (image, metadata)
+        if "series_uid" in meta:  # a DICOM folder may bear a patient's name: results bear the series' UID
+            meta["filename_or_obj"] = meta["series_uid"] or DICOM_SERIES
         elif isinstance(filename, (list, tuple)):  # results are named after this: the case, not its first channel
             first = Path(filename[0])
             suffix = first.name[len(case_name(first)) :]
-            loaded.meta["filename_or_obj"] = str(first.with_name(case_name(filename) + suffix))
+            meta["filename_or_obj"] = str(first.with_name(case_name(filename) + suffix))
         return loaded
 
     def shown_name(self, filename: Any) -> str:
