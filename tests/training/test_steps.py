@@ -63,6 +63,23 @@ def test_precision_takes_effect_in_evaluation_and_what_comes_out_is_float32(
     assert (logits[0] - exact).abs().mean() < 0.05
 
 
+def test_probabilities_of_an_inferer_stay_in_the_file_they_lie_in(patches, make_network, make_evaluator):
+    evaluator = make_evaluator(make_network(), patches[:1], EvaluationStep())
+    given, handed_on = [], []
+
+    def inferer(inputs, network):
+        given.append(network(inputs).half())
+        return given[-1]
+
+    evaluator.inferer = inferer
+    evaluator.add_event_handler(
+        IterationEvents.FORWARD_COMPLETED, lambda engine: handed_on.append(engine.state.output["pred"])
+    )
+    evaluator.run()
+
+    assert handed_on[0] is given[0]
+
+
 def test_auto_is_bfloat16_where_the_processor_has_it(patches, make_network, make_trainer):
     network = make_network()
     seen = dtypes_inside(network)

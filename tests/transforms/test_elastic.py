@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from scipy import ndimage
 
-from unet_bundle.errors import ConfigError
+from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import LoadImaged
 from unet_bundle.transforms import RandElasticDeform, RandElasticDeformd
 from unet_bundle.transforms.sampling import PatchDraw, coordinates, sample_patch
@@ -212,6 +212,7 @@ def test_a_patch_needs_no_more_memory_than_a_slab() -> None:
         ({"control_points": 3, "control_spacing": 2.0}, "either control_spacing or control_points"),
         ({"control_points": 0}, "control_points"),
         ({"control_spacing": -1.0}, "control_spacing"),
+        ({"control_spacing": float("inf")}, "control_spacing"),
         ({"control_points": 3, "units": "inch"}, "units"),
         ({"control_points": 3, "on_folding": "ignore"}, "on_folding"),
         ({"control_points": 3, "mode": "cubic"}, "mode"),
@@ -220,10 +221,17 @@ def test_a_patch_needs_no_more_memory_than_a_slab() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         RandElasticDeform(1.0, **wrong)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="sd"):
-        RandElasticDeform(-1.0, control_points=3)
+    for sd in (-1.0, float("inf"), float("nan"), "2", [2.0, 2.0]):
+        with pytest.raises(ConfigError, match="sd"):
+            RandElasticDeform(sd, control_points=3)  # type: ignore[arg-type]
 
 
 def test_a_number_for_each_axis_or_one() -> None:
     with pytest.raises(ConfigError, match="2 numbers for an image of 3 axes"):
         RandElasticDeform(1.0, control_points=[3, 3])(torch.zeros(1, 8, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(20,), (1, 20), (1, 8, 8, 8, 8)])
+def test_what_is_no_picture_or_volume_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"\[channels, \*spatial\]"):
+        RandElasticDeform(1.0, control_points=3)(torch.zeros(shape))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from monai.transforms import ClassesToIndicesd, Compose
+from monai.data import MetaTensor
+from monai.transforms import ClassesToIndicesd, Compose, Orientationd
 from scipy import ndimage
 
 from unet_bundle.errors import ConfigError
@@ -189,3 +190,74 @@ def test_a_case_without_labels_is_cropped_anywhere(scan: dict[str, torch.Tensor]
 def test_impossible_settings_are_refused(wrong: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         RandSpatiald("image", PATCH, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"swapped_labels": [(1, 2, 3)]}, "swapped_labels"),
+        ({"swapped_labels": [1, 2]}, "swapped_labels"),
+        ({"swapped_labels": [(1, 2), (2, 3)]}, "swapped_labels"),
+        ({"rotate_range": [float("nan")] * 3}, "rotate_range"),
+        ({"zoom_range": [1.0, float("inf")]}, "zoom_range"),
+        ({"spacing": [1.0, 1.0, float("inf")]}, "spacing"),
+        ({"translate_range": -1.0}, "translate_range"),
+        ({"spatial_size": [16.5, 12, 8]}, "spatial_size"),
+        ({"spatial_size": [16]}, "spatial_size"),
+        ({"spatial_size": 16}, "spatial_size"),
+        ({"rotate_range": 30.0}, "3 angles"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_at_once(wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        RandSpatiald("image", **{"spatial_size": PATCH, **wrong})  # type: ignore[arg-type]
+
+
+def test_a_scan_of_another_number_of_axes_is_refused(scan: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(ConfigError, match="2 edges"):
+        RandSpatiald("image", PATCH[:2])(scan)
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_scan_without_label_is_drawn_where_that_is_allowed(scan: dict[str, torch.Tensor], deferred: bool) -> None:
+    del scan["label"]
+    both = ["label", "image"]
+    patches = RandSpatiald(both, PATCH, mode=["nearest", "bilinear"], allow_missing_keys=True, deferred=deferred)
+    drawn = patches(scan)
+    assert (patches.finish(drawn) if deferred else drawn)["image"].shape == (1, *PATCH)
+    with pytest.raises(KeyError, match="label"):
+        RandSpatiald(both, PATCH)(scan)
+
+
+def test_a_patch_as_large_as_its_scan_is_shifted_in_millimetres() -> None:
+    """Which its position alone would never do."""
+    ramp = torch.stack(torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij"))
+    shift = RandSpatiald("image", [40, 40], translate_range=6.0, translate_prob=1.0, spacing=[1.0, 3.0])
+    shift.set_random_state(0)
+    moved = torch.stack([shift({"image": ramp})["image"][:, 20, 20] - 20 for _ in range(100)])
+    largest = moved.abs().amax(dim=0)
+    assert 5 < largest[0] <= 6.001
+    assert 5 / 3 < largest[1] <= 2.001
+
+
+def test_pictures_of_wide_labels_swap_sides() -> None:
+    label = torch.tensor([[[0, 1, 700], [2, 2, 700]]]).to(torch.uint16)
+    always = RandSpatiald("label", [2, 3], mode="nearest", flip_axes=[0], flip_prob=1.0, swapped_labels=[(1, 700)])
+    assert always({"label": label})["label"].tolist() == [[[2, 2, 1], [0, 700, 1]]]
+
+
+def test_an_affine_of_two_axes_is_kept_right() -> None:
+    affine = torch.tensor([[2.0, 0, 5], [0, 3, 7], [0, 0, 1]], dtype=torch.float64)
+    picture = MetaTensor(torch.stack(torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")), affine)
+    patch = RandSpatiald("image", [8, 6]).set_random_state(1)({"image": picture})["image"]
+    first = torch.cat([patch[:, 0, 0].double(), torch.ones(1)])
+    assert torch.allclose(patch.affine[..., -1], affine @ first)
+
+
+def test_what_came_before_can_still_be_undone() -> None:
+    chain = Compose([Orientationd("image", "LPS"), RandSpatiald("image", PATCH)])
+    ramp = MetaTensor(torch.stack(torch.meshgrid(*map(torch.arange, SHAPE), indexing="ij")).float())
+    undone = chain.inverse(chain({"image": ramp}))["image"]
+    first = torch.cat([undone[:, 0, 0, 0].double(), torch.ones(1)])
+    assert torch.allclose(undone.affine[:, -1], first)
+    assert undone[0, -1, 0, 0] > undone[0, 0, 0, 0]

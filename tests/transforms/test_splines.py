@@ -84,3 +84,26 @@ def test_folds_are_taken_out_and_nothing_else_is_touched(dims: int) -> None:
 def test_a_fold_can_be_refused() -> None:
     with pytest.raises(ConfigError, match="folds space"):
         grid(0, (5, 5), (8.0, 8.0), sd=20.0).unfolded((33, 33), refuse=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "steps"), [((30, 30), (3.0, 3.0)), ((17, 13, 6), (9.0, 9.0, 1.8))], ids=["close points", "thick slices"]
+)
+def test_nothing_folds_between_voxels_either(size: tuple[int, ...], steps: tuple[float, ...]) -> None:
+    """Where control points are few voxels apart, the voxels alone would miss a fold."""
+    finer = 5
+    fine_size = tuple((edge - 1) * finer + 1 for edge in size)
+    for seed in range(8):
+        drawn = grid(seed, control_shape(size, steps), steps)
+        drawn.values[:] *= (np.asarray(steps) / 4).reshape(-1, *[1] * len(size))
+        unfolded = drawn.unfolded(size)
+        fine = ControlGrid(unfolded.values * finer, tuple(step * finer for step in steps))
+        assert determinant(fine.field(fine_size)).min() > 0
+
+
+def test_looking_at_folds_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = grid(0, (5, 4, 3), (8.0,) * 3, sd=6.0)
+    whole = drawn.unfolded((33, 25, 17))
+    assert whole is not drawn
+    monkeypatch.setattr("unet_bundle.transforms.splines.LATTICE_SLAB", 1000)
+    assert np.array_equal(drawn.unfolded((33, 25, 17)).values, whole.values)

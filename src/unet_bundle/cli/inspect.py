@@ -119,6 +119,7 @@ def _summary(found: Inspection) -> list[str]:
 
 def _notes(volume: Inspected) -> list[str]:
     notes = [f"description: {volume.description}"] if volume.description else []
+    notes += [f"units: {volume.units}"] if volume.units else []
     refusal = (volume.refusal or "").removeprefix(f"{volume.name} ")
     # The refusal is the problem with the remedy behind it: saying both would be saying it twice.
     notes += [problem for problem in volume.problems if problem != refusal]

@@ -91,7 +91,7 @@ def look(pacs: Pacs, modality: str | None) -> tuple[list[RemoteSeries], list[str
     Raises:
         InputError: if the server cannot be reached or refuses, or nothing there fits.
     """
-    from unet_bundle.io.dicom.frames import MODALITIES
+    from unet_bundle.io.dicom.kinds import MODALITIES
 
     found = pacs.server.series(pacs.study)
     if pacs.series is not None:

@@ -53,31 +53,25 @@ class NetworkCall:
         values = [_constant(window) for window in windows]
         if all(value is None for value in values):
             return self._run(windows)
+        known = dict(self.constants)
         for value, window in zip(values, windows, strict=True):
-            if value is not None and value not in self.constants:
-                self.constants = {value: self._run(window[None])[0]}  # one value, as a rule: air
+            if value is not None and value not in known:
+                known[value] = self._run(window[None])[0].clone()  # the network may write into its memory again
+        last = next(value for value in reversed(values) if value is not None)
+        self.constants = {last: known[last]}  # one value, as a rule: air
         kept = [number for number, value in enumerate(values) if value is None]
         run = iter(self._run(windows[kept]) if kept else ())
-        return torch.stack(
-            [
-                next(run) if value is None else self._known(value, window)
-                for value, window in zip(values, windows, strict=True)
-            ]
-        )
-
-    def _known(self, value: tuple[float, ...], window: torch.Tensor) -> torch.Tensor:
-        assert self.constants is not None  # noqa: S101  (for the type checker)
-        known = self.constants.get(value)
-        return self._run(window[None])[0] if known is None else known
+        return torch.stack([next(run) if value is None else known[value] for value in values])
 
     def _run(self, windows: torch.Tensor) -> torch.Tensor:
         windows = windows.to(self.device)
-        total: torch.Tensor | None = None
-        for axes in self.mirrorings:
-            scores = self._scores(windows.flip(axes)).flip(axes) if axes else self._scores(windows)
-            total = scores if total is None else total.add_(scores)
-        assert total is not None  # noqa: S101  (there is one mirroring at least, none)
-        return total / len(self.mirrorings) if len(self.mirrorings) > 1 else total
+        total = self._scores(windows)  # the first mirroring is none
+        if len(self.mirrorings) == 1:
+            return total
+        total = total.clone()
+        for axes in self.mirrorings[1:]:
+            total += self._scores(windows.flip(axes)).flip(axes)
+        return total / len(self.mirrorings)
 
     def _scores(self, windows: torch.Tensor) -> torch.Tensor:
         if self.slice_axis is not None:

@@ -31,6 +31,20 @@ def regions(scores: torch.Tensor) -> torch.Tensor:
     return ((scores > 0) * bits).sum(dim=0)
 
 
+def completed(slab: Slab, grid: ScanGrid) -> tuple[AxisMap, ...]:
+    """Where the voxels of the scan that a slab completes lie in its scores."""
+    begin = slab.stop - slab.scores.shape[1]
+    return (grid.maps[0].between(slab.start, slab.stop, begin), *grid.maps[1:])
+
+
+def outer(flags: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Whether all flags of a place are set, one along each axis."""
+    together = torch.ones((), dtype=torch.bool, device=flags[0].device)
+    for flag in flags:
+        together = together[..., None] & flag
+    return together
+
+
 class Reduction:
     """The answer for a scan, filled in as scores are finished.
 
@@ -63,8 +77,7 @@ class Reduction:
         if self.answer is None:
             self.classes = len(slab.scores)
             self.answer = torch.zeros(self.shape, dtype=self._smallest_type())
-        begin = slab.stop - slab.scores.shape[1]
-        maps = (grid.maps[0].between(slab.start, slab.stop, begin), *grid.maps[1:])
+        maps = completed(slab, grid)
         if all(map(len, maps)):
             _fill(self.answer.permute(grid.axes), maps, slab.scores, self.decide)
 
@@ -90,7 +103,7 @@ def _fill(aligned: torch.Tensor, maps: Sequence[AxisMap], scores: torch.Tensor, 
     settled = _settled(nodes, [along, *across])
     columns = [each.lower for each in across]
     window = tuple(slice(each.first, each.first + len(each)) for each in across)
-    inside = _outer([each.inside for each in across])
+    inside = outer([each.inside for each in across])
     for plane, (lower, upper) in enumerate(zip(along.lower.tolist(), along.upper.tolist(), strict=True)):
         found = _taken(nodes[lower], columns)
         disputed = torch.nonzero(~_taken(settled[lower], columns), as_tuple=True)
@@ -100,14 +113,6 @@ def _fill(aligned: torch.Tensor, maps: Sequence[AxisMap], scores: torch.Tensor, 
                 row = torch.lerp(row, scores[:, upper], along.share[plane])
             found[disputed] = decide(_interpolated(row, across, disputed)).to(found.dtype)
         aligned[along.first + plane][window] = (found * inside * along.inside[plane]).to(aligned.device)
-
-
-def _outer(flags: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Whether all flags of a place are set, one along each axis."""
-    together = torch.ones((), dtype=torch.bool, device=flags[0].device)
-    for flag in flags:
-        together = together[..., None] & flag
-    return together
 
 
 def _settled(nodes: torch.Tensor, maps: Sequence[AxisMap]) -> torch.Tensor:

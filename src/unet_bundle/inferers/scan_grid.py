@@ -62,10 +62,10 @@ class AxisMap:
         )
         return AxisMap(self.first + first, lower - begin, upper - begin, share, inside)
 
-    def plane(self, index: int) -> AxisMap:
-        """A single plane of the scan."""
-        parts = (part[index : index + 1] for part in (self.lower, self.upper, self.share, self.inside))
-        return AxisMap(self.first + index, *parts)
+    def part(self, start: int, stop: int) -> AxisMap:
+        """Some of these planes of the scan, from number `start` to before `stop`."""
+        parts = (values[start:stop] for values in (self.lower, self.upper, self.share, self.inside))
+        return AxisMap(self.first + start, *parts)
 
     def to(self, device: torch.device) -> AxisMap:
         """The same on a device."""

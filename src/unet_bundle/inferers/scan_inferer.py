@@ -16,19 +16,22 @@ from monai.data.utils import collate_meta_tensor_fn
 from monai.inferers import Inferer
 from tqdm import tqdm
 
-from unet_bundle.errors import ConfigError
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.inferers.interpolation import ACTIVATIONS, SHARE_TYPES, Interpolation
 from unet_bundle.inferers.memory import memory_limit
 from unet_bundle.inferers.network_call import NetworkCall
 from unet_bundle.inferers.reduction import Reduction
 from unet_bundle.inferers.scan_grid import ScanGrid, scan_grid
+from unet_bundle.inferers.scratch import check_folder
 from unet_bundle.inferers.slabs import Predict, SlabTooLargeError, fitting_strips, strips, walk
 from unet_bundle.inferers.windows import PaddedImage, WindowSettings
 from unet_bundle.precision import check_precision
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = ("labels", "regions")
-"""One class for each voxel; or a 0 or 1 for each of several regions, which may overlap."""
+OUTPUTS = ("labels", "regions", "probabilities", "entropy")
+"""One class for each voxel; a 0 or 1 for each of several regions, which may overlap; the probability of each class or
+region; how undecided the network is, from 0 to 1."""
 
 
 class ScanInferer(Inferer):
@@ -48,7 +51,11 @@ class ScanInferer(Inferer):
         padding_mode: of images smaller than a window; see ``torch.nn.functional.pad``.
         cval: value of that padding, where it is constant.
         spatial_dim: axis across which a 2D network sees slices of a volume; None if it sees all axes.
-        output: one of `OUTPUTS`.
+        output: one of `OUTPUTS`. Probabilities and entropy are those of the interpolated scores, and lie in a temporary
+            file: a scan at a time is never copied, and what reads it should do so class by class.
+        activation: what makes probabilities of scores: ``"softmax"``, or ``"sigmoid"`` for regions, which may overlap.
+        probability_type: of probabilities and entropy: ``"float16"``, or ``"uint8"`` for 255 times them.
+        scratch_dir: folder of that file; None for the system's folder of temporary files, which may lie in memory.
         precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``.
         mirror_axes: the network's scores are the mean over mirrorings along these axes: 2 ** axes times the work.
         channels_last: lay windows out with channels last in memory, which some devices prefer.
@@ -73,6 +80,9 @@ class ScanInferer(Inferer):
         spatial_dim: int | None = None,
         *,
         output: str = "labels",
+        activation: str = "softmax",
+        probability_type: str = "float16",
+        scratch_dir: str | None = None,
         precision: str = "float32",
         mirror_axes: Sequence[int] = (),
         channels_last: bool = False,
@@ -84,9 +94,14 @@ class ScanInferer(Inferer):
         self.settings = WindowSettings(
             roi_size, overlap, mode, padding_mode=padding_mode, cval=cval, slice_axis=spatial_dim
         )
-        if output not in OUTPUTS:
-            raise ConfigError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
+        _check("output", output, OUTPUTS)
+        _check("activation", activation, ACTIVATIONS)
+        _check("probability_type", probability_type, tuple(SHARE_TYPES))
+        check_folder(scratch_dir)
+        if len(set(mirror_axes)) < len(mirror_axes) or not set(mirror_axes) <= {0, 1, 2}:
+            raise ConfigError(f"mirror_axes must be different axes from 0 on, at most 2, not {mirror_axes!r}")
         self.output, self.memory = output, memory
+        self.activation, self.probability_type, self.scratch_dir = activation, probability_type, scratch_dir
         self.sw_batch_size, self.progress = sw_batch_size, progress
         self.precision = check_precision(precision)
         self.mirror_axes, self.channels_last, self.remember_constant = mirror_axes, channels_last, remember_constant
@@ -102,7 +117,8 @@ class ScanInferer(Inferer):
             kwargs: for the network.
 
         Returns:
-            Shape [batch, 1, *spatial of the scan], whole numbers; for regions [batch, regions, *spatial of the scan].
+            Shape [batch, 1, *spatial of the scan], whole numbers; for regions, and for probabilities of classes or
+            regions, [batch, regions or classes, *spatial of the scan].
         """
 
         def bound(windows: torch.Tensor) -> Any:
@@ -119,11 +135,14 @@ class ScanInferer(Inferer):
         )
         with torch.no_grad():
             done = [self._segment(image, call) for image in _items(inputs)]
-        return torch.stack(done) if not isinstance(inputs, MetaTensor) else collate_meta_tensor_fn(done)
+        return _batch(done)
 
     def _segment(self, image: torch.Tensor, call: Predict) -> torch.Tensor:
         """The answer [1 or regions, *scan] for one image [channels, *spatial]."""
         plain = image.as_subclass(torch.Tensor)
+        rank = plain.ndim - 1
+        if max(self.mirror_axes, default=0) >= rank:
+            raise InputError(f"mirror_axes names axis {max(self.mirror_axes)}, the image has {rank}: leave it out")
         padded = self.settings.over(plain)
         shape, affine, seen = _grids(image)
         grid = scan_grid(shape, affine, plain.shape[1:], seen, padded.before).ordered(padded.axes)
@@ -149,7 +168,7 @@ class ScanInferer(Inferer):
         try:
             return self._reduced(padded, grid, predict, effort), effort
         except SlabTooLargeError as error:
-            number = fitting_strips(padded.tiling, error.classes, effort.limit)
+            number = fitting_strips(padded.tiling, error.classes, effort.limit, effort.batch_size)
             logger.info("%d strips of the scan are done one after another, as memory is", number)
             return None, replace(effort, strips=number, limit=math.inf)
         except torch.OutOfMemoryError:
@@ -162,7 +181,7 @@ class ScanInferer(Inferer):
             return None, replace(effort, device=torch.device("cpu"))
 
     def _reduced(self, padded: PaddedImage, grid: ScanGrid, predict: Predict, effort: _Effort) -> torch.Tensor:
-        reduction = Reduction(grid.shape, self.output)
+        reduction = self._reduction(grid.shape)
         parts = strips(padded.tiling, effort.strips)
         number = sum(strip.tiling.count for strip in parts)
         start, network_seconds = time.perf_counter(), 0.0
@@ -192,6 +211,11 @@ class ScanInferer(Inferer):
         )
         return reduction.result()
 
+    def _reduction(self, shape: Sequence[int]) -> Reduction | Interpolation:
+        if self.output in ("labels", "regions"):
+            return Reduction(shape, self.output)
+        return Interpolation(shape, self.output, self.activation, self.probability_type, self.scratch_dir)
+
 
 @dataclass(frozen=True)
 class _Effort:
@@ -208,6 +232,26 @@ class _Effort:
     device: torch.device
     strips: int = 1
     limit: float = math.inf
+
+
+def _check(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _batch(answers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Answers together; a single one, which may be larger than memory, as it is."""
+    sizes = {tuple(answer.shape[1:]) for answer in answers}
+    if len(sizes) > 1:
+        raise InputError(f"the scans of a batch differ in size ({sorted(sizes)}): segment one at a time")
+    plain = [answer.as_subclass(torch.Tensor) for answer in answers]
+    together = plain[0][None] if len(plain) == 1 else torch.stack(plain)
+    if not isinstance(answers[0], MetaTensor):
+        return together
+    metadata = collate_meta_tensor_fn([answer[:0] for answer in answers])
+    batch = MetaTensor(together)
+    batch.copy_meta_from(metadata)
+    return batch
 
 
 def _items(inputs: torch.Tensor) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.utils import convert_to_dst_type
 
+from unet_bundle.errors import ConfigError
 from unet_bundle.inferers.slabs import Predict, walk
 from unet_bundle.inferers.windows import WindowSettings, device_of
 
@@ -50,12 +51,20 @@ class SlabInferer(SlidingWindowInferer):
         """Scores [batch, classes, *spatial] of images [batch, channels, *spatial]."""
         device = device_of(kwargs.pop("device", self.device), inputs.device)
         if self.with_coord or "condition" in kwargs:
+            self._check_no_slices()
             return super().__call__(inputs, network, *args, device=device, **kwargs)
         try:
             scores = self._scores(inputs.as_subclass(torch.Tensor), self._call(network, args, kwargs), device)
         except _SeveralOutputsError:
+            self._check_no_slices()
             return super().__call__(inputs, network, *args, device=device, **kwargs)
         return convert_to_dst_type(scores, inputs, device=device)[0] if isinstance(inputs, MetaTensor) else scores
+
+    def _check_no_slices(self) -> None:
+        if self.spatial_dim is not None:
+            raise ConfigError(
+                "spatial_dim is for networks with one output, called with windows alone: use MONAI's SliceInferer"
+            )
 
     def _call(self, network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Predict:
         slices = None if self.spatial_dim is None else self.spatial_dim + 2

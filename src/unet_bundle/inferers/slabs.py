@@ -166,14 +166,20 @@ def slab_bytes(tiling: Tiling, classes: int, batch_size: int = 1) -> int:
     return length * math.prod(tiling.size[1:]) * (4 * classes + BYTES_BESIDE)
 
 
-def fitting_strips(tiling: Tiling, classes: int, limit: float) -> int:
+def fitting_strips(tiling: Tiling, classes: int, limit: float, batch_size: int = 1) -> int:
     """Into how many strips across the second axis a volume must be split so that none needs more than `limit` bytes.
 
     As many as there are windows along that axis, if no number is enough.
     """
     most = len(tiling.starts[1]) if len(tiling.size) > 1 else 1
-    numbers = (n for n in range(1, most) if all(slab_bytes(s.tiling, classes) <= limit for s in strips(tiling, n)))
-    return next(numbers, most)
+    return next(
+        (
+            number
+            for number in range(1, most)
+            if all(slab_bytes(strip.tiling, classes, batch_size) <= limit for strip in strips(tiling, number))
+        ),
+        most,
+    )
 
 
 @dataclass(frozen=True)

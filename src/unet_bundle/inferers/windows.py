@@ -43,6 +43,8 @@ class WindowSettings:
         look_up_option(self.padding_mode, PytorchPadMode)
         if not all(0 <= share < 1 for share in np.ravel(self.overlap)):
             raise ConfigError(f"overlap must be at least 0 and below 1, not {self.overlap!r}")
+        if self.slice_axis not in (None, 0, 1, 2):
+            raise ConfigError(f"spatial_dim must be 0, 1 or 2, not {self.slice_axis!r}")
 
     def over(self, image: torch.Tensor) -> PaddedImage:
         """Lay windows over an image [channels, *spatial].
@@ -51,13 +53,12 @@ class WindowSettings:
             InputError: if the image has another number of axes than the windows.
         """
         sides = list(image.shape[1:])
-        roi = self.roi_size
-        if not isinstance(roi, int):
-            roi = list(roi)
-            if self.slice_axis is not None:
-                roi.insert(self.slice_axis, 1)
-            if len(roi) != len(sides):
-                raise InputError(f"the image has {len(sides)} spatial axes, the windows have {len(roi)}: give another")
+        slices = self.slice_axis is not None
+        roi = [self.roi_size] * (len(sides) - slices) if isinstance(self.roi_size, int) else list(self.roi_size)
+        if self.slice_axis is not None:
+            roi.insert(self.slice_axis, 1)
+        if len(roi) != len(sides) or (slices and len(sides) < 3):
+            raise InputError(f"the image has {len(sides)} spatial axes, the windows have {len(roi)}: give another")
         window = fall_back_tuple(roi, sides)
         margins = [max(edge - side, 0) for edge, side in zip(window, sides, strict=True)]
         before = tuple(margin // 2 for margin in margins)

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from unet_bundle.errors import ConfigError, InputError
-from unet_bundle.io.dicom.frames import MODALITIES, OTHER_MODALITIES
+from unet_bundle.io.dicom.kinds import MODALITIES, OTHER_MODALITIES
 
 logger = logging.getLogger(__name__)
 

@@ -116,21 +116,23 @@ class EvaluationStep:
     """One batch of validation or inference.
 
     Args:
-        precision: see `resolve_precision`; the prediction handed on is float32 in any case.
+        precision: see `resolve_precision`; logits handed on are float32 in any case.
     """
 
     def __init__(self, precision: str = "float32") -> None:
         self.precision = check_precision(precision)
 
     def __call__(self, engine: SupervisedEvaluator, batch: Any) -> dict[str, torch.Tensor]:
-        """Run one iteration; returns image, label (None for inference) and prediction (logits, float32)."""
+        """Run one iteration; returns image, label (None for inference) and prediction (float32 logits, or labels)."""
         device = engine.state.device
         inputs, targets = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
         output = {Keys.IMAGE: inputs, Keys.LABEL: targets}
         engine.state.output = output
-        with engine.mode(engine.network), autocast(device, resolve_precision(self.precision, device)):
+        dtype = resolve_precision(self.precision, device)
+        with engine.mode(engine.network), autocast(device, dtype):
             prediction = engine.inferer(inputs, engine.network)
-        output[Keys.PRED] = prediction.float() if prediction.is_floating_point() else prediction
+        # Logits in reduced precision; not the float16 of an inferer's probabilities, which may be larger than memory.
+        output[Keys.PRED] = prediction.float() if prediction.dtype == dtype else prediction
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output  # type: ignore[no-any-return]

@@ -7,8 +7,10 @@ https://arxiv.org/abs/1606.06650: points 32 voxels apart, standard deviation 4 v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_dst_type
 
-from unet_bundle.errors import ConfigError
-from unet_bundle.transforms.sampling import MODES, PatchDraw, sample_patches
+from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.transforms.interpolation import MODES
+from unet_bundle.transforms.sampling import PatchDraw, sample_patches
 from unet_bundle.transforms.splines import ControlGrid, control_shape
 
 UNITS = ("voxels", "mm")
@@ -56,15 +59,15 @@ class ElasticDeformation:
         distances, counts = (
             [] if value is None else np.ravel(value).tolist() for value in (self.control_spacing, self.control_points)
         )
-        if not all(distance > 0 for distance in distances):
+        if not all(0 < distance < math.inf for distance in distances):
             raise ConfigError(f"control_spacing must be positive, not {self.control_spacing!r}")
         if not all(count == int(count) >= 1 for count in counts):
             raise ConfigError(f"control_points must be whole numbers of at least 1, not {self.control_points!r}")
-        if not self.sd >= 0:
-            raise ConfigError(f"the sd of an elastic deformation must be at least 0, not {self.sd!r}")
+        if not _is_size(self.sd):
+            raise ConfigError(f"the sd of an elastic deformation must be a number of at least 0, not {self.sd!r}")
         if self.units not in UNITS or (self.units == "mm" and self.spacing is None):
             raise ConfigError(f"units must be one of {', '.join(UNITS)} (mm with a spacing), not {self.units!r}")
-        if self.spacing is not None and not all(edge > 0 for edge in self.spacing):
+        if self.spacing is not None and not all(0 < edge < math.inf for edge in self.spacing):
             raise ConfigError(f"spacing must be positive lengths in mm, not {list(self.spacing)}")
         if self.on_folding not in ON_FOLDING:
             raise ConfigError(f"on_folding must be one of {', '.join(ON_FOLDING)}, not {self.on_folding!r}")
@@ -78,8 +81,14 @@ class ElasticDeformation:
 
         Raises:
             ConfigError: the settings are for another number of axes, or the displacement folds and is to be refused.
+            InputError: the image has not two or three axes of space, each of at least one voxel.
         """
         dims = len(spatial_size)
+        if dims not in (2, 3) or not all(spatial_size):
+            raise InputError(
+                "elastic deformation takes images [channels, *spatial] with 2 or 3 axes of space, not "
+                f"{dims} ({' x '.join(map(str, spatial_size))} voxels): add or remove axes first"
+            )
         voxel = np.ones(dims) if self.units == "voxels" else self._per_axis(self.spacing, dims, "spacing")
         if self.control_points is None:
             steps = self._per_axis(self.control_spacing, dims, "control_spacing") / voxel
@@ -244,6 +253,10 @@ class RandElasticDeformd(MapTransform, RandomizableTransform):
         self.deform.randomize(deformed[present[0][0]])
         images = self.deform.apply([deformed[key] for key, _ in present], [mode for _, mode in present])
         return {**deformed, **dict(zip((key for key, _ in present), images, strict=True))}
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) < math.inf
 
 
 def checked_mode(mode: str) -> str:

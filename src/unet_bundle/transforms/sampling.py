@@ -15,9 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
-from torch.nn import functional
 
+from unet_bundle.errors import InputError
+from unet_bundle.transforms.interpolation import (
+    AS_SIGNED,
+    SPLINE_MARGIN,
+    sample_linear,
+    sample_nearest,
+    sample_one_hot,
+    sample_spline,
+)
 from unet_bundle.transforms.splines import ControlGrid
 
 FloatArray = npt.NDArray[np.float64]
@@ -28,9 +35,7 @@ LEAST_SLABS = 12
 """Slabs that a patch is made in at least: what a slab needs is less than the coordinates of all voxels."""
 GPU_SLAB_VOXELS = 2**22
 """The same on a GPU, where few large steps are faster."""
-
-MODES = ("bilinear", "nearest", "one-hot", "spline")
-"""Linear; the nearest voxel; for label maps, the class with the largest linear weight; cubic spline by SciPy, slow."""
+_SAMPLERS = {"bilinear": sample_linear, "nearest": sample_nearest, "one-hot": sample_one_hot}
 
 
 @dataclass(frozen=True)
@@ -67,17 +72,20 @@ def sample_patches(
         images: each of shape [channels, *spatial], on one grid and one device.
         draw: where the patch lies.
         spatial_size: voxels of the patch per axis.
-        modes: one of `MODES` for each image.
+        modes: one of `interpolation.MODES` for each image.
 
     Returns:
         For each image, shape [channels, *spatial_size], its type.
+
+    Raises:
+        InputError: the images are not of one shape.
     """
-    regions, inside = crop_for_patch(images, draw, spatial_size)
+    regions, inside = crop_for_patch(images, draw, spatial_size, modes)
     return sample_regions(regions, inside, spatial_size, modes)
 
 
 def crop_for_patch(
-    images: Sequence[torch.Tensor], draw: PatchDraw, spatial_size: Sequence[int]
+    images: Sequence[torch.Tensor], draw: PatchDraw, spatial_size: Sequence[int], modes: Sequence[str]
 ) -> tuple[list[torch.Tensor], PatchDraw]:
     """What a patch needs of its scan: views of the images, empty if it lies beyond them, and the draw within them.
 
@@ -85,15 +93,34 @@ def crop_for_patch(
         images: each of shape [channels, *spatial], on one grid.
         draw: where the patch lies in them.
         spatial_size: voxels of the patch per axis.
+        modes: of interpolation, for each image; a cubic spline needs a margin.
+
+    Raises:
+        InputError: the images are not of one shape.
     """
+    shapes = list(dict.fromkeys(" x ".join(map(str, image.shape[1:])) for image in images))
+    if len(shapes) > 1:
+        raise InputError(
+            f"images that are to move together are of different shapes ({' and '.join(shapes)}): resample them to one "
+            "grid first"
+        )
     half = (np.asarray(spatial_size) - 1) / 2
     reach = np.abs(draw.matrix) @ (half if draw.displacement is None else half + draw.displacement.bound())
+    if "spline" in modes:
+        reach = reach + SPLINE_MARGIN
     shape = np.asarray(images[0].shape[1:])
     low = np.clip(np.floor(draw.center - reach), 0, shape).astype(int)
     high = np.clip(np.ceil(draw.center + reach) + 1, low, shape).astype(int)
     within = (slice(None), *map(slice, low.tolist(), high.tolist()))
-    regions = [torch.as_tensor(image).as_subclass(torch.Tensor)[within] for image in images]
+    regions = [_plain(image)[within] for image in images]
     return regions, PatchDraw(draw.center - low, draw.matrix, draw.displacement, draw.mirrored)
+
+
+def _plain(image: torch.Tensor | npt.NDArray[Any]) -> torch.Tensor:
+    """The image without metadata; an array that is read backwards, which torch cannot, as a copy."""
+    if isinstance(image, np.ndarray) and any(stride < 0 for stride in image.strides):
+        image = np.ascontiguousarray(image)
+    return torch.as_tensor(image).as_subclass(torch.Tensor)
 
 
 def sample_regions(
@@ -123,6 +150,8 @@ def _keeps_voxels(draw: PatchDraw, half: FloatArray) -> bool:
 
 
 def _mirrored(region: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int]) -> torch.Tensor:
+    if region.dtype in AS_SIGNED:
+        return _mirrored(region.view(AS_SIGNED[region.dtype]), draw, spatial_size).view(region.dtype)
     patch = region.new_zeros((region.shape[0], *spatial_size))
     first = np.rint(draw.center - (np.asarray(spatial_size) - 1) / 2).astype(int)
     inside, taken = [slice(None)], [slice(None)]
@@ -155,70 +184,9 @@ def _interpolated(
                 whole = values.is_floating_point() and not patch.is_floating_point()
                 patch[:, start:stop] = values.round() if whole else values
     return [
-        _spline(region, draw, spatial_size) if mode == "spline" else patch
+        sample_spline(region, coordinates(draw, spatial_size)) if mode == "spline" else patch
         for region, patch, mode in zip(regions, patches, modes, strict=True)
     ]
-
-
-def _sample_linear(source: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """The values of `source`, float, at a grid; shape [channels, *grid.shape[:-1]]."""
-    # On a CPU grid_sample runs one thread per image of the batch: the same image in equal shares keeps all busy.
-    threads = torch.get_num_threads() if source.device.type == "cpu" else 1
-    shares = math.gcd(grid.shape[0], threads)
-    parts = functional.grid_sample(
-        source.expand(shares, *source.shape),
-        grid.reshape(shares, grid.shape[0] // shares, *grid.shape[1:]),
-        mode="bilinear",
-        padding_mode="zeros",
-        align_corners=False,
-    )
-    return parts.transpose(0, 1).reshape(source.shape[0], *grid.shape[:-1])
-
-
-def _sample_nearest(source: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """The same of the nearest voxels, read in their own type where they lie: grid_sample would need a float copy."""
-    if source.dtype in _BITS:  # which torch can hardly compute with
-        return _sample_nearest(source.view(_BITS[source.dtype]), grid).view(source.dtype)
-    memory = [_all_of(channel) for channel in source]
-    kind = torch.int32 if len(memory[0]) < 2**31 else torch.int64
-    beyond = torch.zeros(grid.shape[:-1], dtype=torch.bool, device=grid.device)
-    place = torch.zeros(grid.shape[:-1], dtype=kind, device=grid.device)
-    for axis, (side, stride) in enumerate(zip(source.shape[1:], source.stride()[1:], strict=True)):
-        index = grid[..., -1 - axis].mul(side / 2).add_((side - 1) / 2).round_()
-        beyond |= index.lt(0).logical_or_(index >= side)
-        place.add_(index.clamp_(0, side - 1).to(kind), alpha=stride)
-    values = [each.index_select(0, place.reshape(-1)).reshape(place.shape) for each in memory]
-    return torch.stack([each.masked_fill_(beyond, 0) for each in values])
-
-
-def _all_of(channel: torch.Tensor) -> torch.Tensor:
-    """The memory in which a view lies, from its first voxel to its last: indexed by sums of strides, without a copy."""
-    extent = 1 + sum((side - 1) * stride for side, stride in zip(channel.shape, channel.stride(), strict=True))
-    return channel.as_strided((extent,), (1,))
-
-
-def _sample_one_hot(source: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    classes = torch.unique(source)
-    classes = classes[classes != 0]
-    shares = [_sample_linear((source == value).float(), grid) for value in classes]
-    # Beyond the scan is background: it has what the others leave.
-    background = 1 - sum(shares, torch.zeros((source.shape[0], *grid.shape[:-1]), device=source.device))
-    winner = torch.stack([background, *shares]).argmax(dim=0)
-    return torch.cat([classes.new_zeros(1), classes])[winner]
-
-
-_BITS = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
-_SAMPLERS = {"bilinear": _sample_linear, "nearest": _sample_nearest, "one-hot": _sample_one_hot}
-
-
-def _spline(region: torch.Tensor, draw: PatchDraw, spatial_size: Sequence[int]) -> torch.Tensor:
-    where = np.moveaxis(coordinates(draw, spatial_size).numpy(), -1, 0)
-    channels = [
-        ndimage.map_coordinates(channel, where, output=np.float32, order=3, mode="constant")
-        for channel in region.cpu().numpy()
-    ]
-    values = torch.from_numpy(np.stack(channels))
-    return (values if region.is_floating_point() else values.round()).to(region.device, region.dtype)
 
 
 class _Grid:

@@ -7,6 +7,7 @@ from outside the patch is the scan itself. Drawing the random numbers (`PatchSam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,18 +54,32 @@ class RandSpatiald(Randomizable, MapTransform):
         rotate_prob: share of patches that are rotated.
         zoom_range: smallest and largest magnification; drawn evenly on a logarithmic scale.
         zoom_prob: share of patches that are zoomed.
-        shear_range: largest shear either way, as a slope, of each axis along each other one.
+        shear_range: largest shear either way, as a slope, of each axis along the ones after it.
         shear_prob: share of patches that are sheared.
+        translate_range: largest shift (mm) either way along each axis, on top of the position that is drawn.
+        translate_prob: share of patches that are shifted.
         flip_axes: axes along which a patch is mirrored, each for itself.
         flip_prob: share of patches mirrored along an axis.
         swapped_labels: pairs of values that label maps (all keys not interpolated between voxels) exchange when
             they are mirrored along the first axis: left and right organs.
         spacing: voxel sizes (mm) of the scan; None: 1 mm.
         deferred: only draw and crop: the tensors become what the patch needs of the scan, and the draw is put under
-            ``DRAW``, for `finish` to sample the patch elsewhere, on a GPU.
+            ``DRAW``, for `finish` to sample the patch elsewhere, on a GPU. Metadata are left out.
+        allow_missing_keys: whether a dictionary without one of the keys is accepted.
 
     Raises:
-        ConfigError: if an argument does not fit the number of axes, or a range is impossible.
+        ConfigError: if an argument does not fit the number of axes, or a range is impossible; when called, if the scan
+            has another number of axes.
+        InputError: when called, if the tensors are not of one spatial shape.
+
+    Example:
+        >>> scan = {"image": torch.rand(1, 60, 50, 40), "label": torch.ones(1, 60, 50, 40, dtype=torch.uint8)}
+        >>> draw = RandSpatiald(
+        ...     ["image", "label"], [32, 32, 32], mode=["bilinear", "nearest"], elastic_prob=0.3,
+        ...     rotate_range=[30.0, 30.0, 30.0], rotate_prob=0.3, flip_axes=[0, 1, 2],
+        ... )
+        >>> draw.set_random_state(0)(scan)["image"].shape
+        torch.Size([1, 32, 32, 32])
     """
 
     def __init__(
@@ -84,31 +99,37 @@ class RandSpatiald(Randomizable, MapTransform):
         zoom_prob: float = 0.0,
         shear_range: float = 0.0,
         shear_prob: float = 0.0,
+        translate_range: float = 0.0,
+        translate_prob: float = 0.0,
         flip_axes: Sequence[int] = (),
         flip_prob: float = 0.5,
         swapped_labels: Sequence[Sequence[int]] = (),
         spacing: Sequence[float] | None = None,
         deferred: bool = False,
+        allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys)
-        spacing = [1.0] * len(spatial_size) if spacing is None else list(spacing)
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        size = _numbers(spatial_size)
+        spacing = [1.0] * len(size) if spacing is None else _numbers(spacing)
         self.sampler = PatchSampler(
-            spatial_size=tuple(spatial_size),
+            spatial_size=size,
             foreground_fraction=foreground_fraction if indices_key is not None else 0.0,
             elastic=ElasticDeformation(elastic_sd, control_spacing=elastic_spacing, units="mm", spacing=spacing),
             elastic_prob=elastic_prob,
-            rotate_range=tuple(rotate_range),
+            rotate_range=_numbers(rotate_range),
             rotate_prob=rotate_prob,
-            zoom_range=tuple(zoom_range),
+            zoom_range=_numbers(zoom_range),
             zoom_prob=zoom_prob,
             shear_range=shear_range,
             shear_prob=shear_prob,
-            flip_axes=tuple(flip_axes),
+            translate_range=translate_range,
+            translate_prob=translate_prob,
+            flip_axes=_numbers(flip_axes),
             flip_prob=flip_prob,
             spacing=tuple(spacing),
         )
         self.modes = modes_of_keys(mode, self.keys)
-        self.swapped_labels = [(int(left), int(right)) for left, right in swapped_labels]
+        self.swapped_labels = _checked_pairs(swapped_labels)
         self.indices_key = indices_key
         self.deferred = deferred
         self.drawn: PatchDraw | None = None
@@ -119,7 +140,7 @@ class RandSpatiald(Randomizable, MapTransform):
 
     def _draw(self, data: Mapping[Hashable, Any]) -> PatchDraw:
         indices = data.get(self.indices_key) if self.indices_key is not None else None
-        shape = data[self.keys[0]].shape[1:]
+        shape = data[next(iter(self.key_iterator(dict(data))))].shape[1:]
         return self.sampler.draw(self.R, shape, [] if indices is None else indices[1:])
 
     def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
@@ -132,30 +153,43 @@ class RandSpatiald(Randomizable, MapTransform):
         self.drawn = drawn = self._draw(data) if randomize or self.drawn is None else self.drawn
         item = dict(data)
         item.pop(self.indices_key, None)
-        images = [item[key] for key in self.keys]
-        if self.deferred:
-            regions, item[DRAW] = crop_for_patch(images, drawn, self.sampler.spatial_size)
-            # Copies: a view would take the whole scan along to another process.
-            return {**item, **{key: region.clone() for key, region in zip(self.keys, regions, strict=True)}}
-        return {**item, **dict(zip(self.keys, self._sampled(images, drawn), strict=True))}
+        if not self.deferred:
+            return self._sampled(item, drawn)
+        present = dict(self.key_iterator(item, self.modes))
+        images, modes = [item[key] for key in present], list(present.values())
+        regions, item[DRAW] = crop_for_patch(images, drawn, self.sampler.spatial_size, modes)
+        # Copies: a view would take the whole scan along to another process.
+        return {**item, **{key: region.clone() for key, region in zip(present, regions, strict=True)}}
 
     def finish(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Sample the patch that a deferred call left, on the device that its tensors are on by now."""
         item = dict(data)
-        drawn = item.pop(DRAW)
-        regions = [item[key] for key in self.keys]
-        return {**item, **dict(zip(self.keys, self._sampled(regions, drawn), strict=True))}
+        return self._sampled(item, item.pop(DRAW))
 
-    def _sampled(self, images: Sequence[torch.Tensor], drawn: PatchDraw) -> list[torch.Tensor]:
-        size = self.sampler.spatial_size
-        patches = sample_patches(images, drawn, size, self.modes)
-        for index, (image, mode) in enumerate(zip(images, self.modes, strict=True)):
+    def _sampled(self, item: dict[Hashable, Any], drawn: PatchDraw) -> dict[Hashable, Any]:
+        present, size = dict(self.key_iterator(item, self.modes)), self.sampler.spatial_size
+        patches = sample_patches([item[key] for key in present], drawn, size, list(present.values()))
+        for (key, mode), patch in zip(present.items(), patches, strict=True):
+            image, item[key] = item[key], patch
             if mode in ("nearest", "one-hot") and LEFT_RIGHT_AXIS in drawn.mirrored:
-                patches[index] = swap_labels(patches[index], self.swapped_labels)
+                item[key] = swap_labels(patch, self.swapped_labels)
             if isinstance(image, MetaTensor):
                 meta = {**image.meta, "affine": _patch_affine(image.affine, drawn, size)}
-                patches[index] = MetaTensor(patches[index], meta=meta)
-        return patches
+                item[key] = MetaTensor(item[key], meta=meta, applied_operations=image.applied_operations)
+        return item
+
+
+def _numbers(values: Any) -> tuple[Any, ...]:
+    """One number or several as Python's own."""
+    return tuple(np.ravel(values).tolist())
+
+
+def _checked_pairs(pairs: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """Pairs of values, none of which comes up twice: exchanging them twice is nothing."""
+    values = [int(value) for pair in pairs for value in np.ravel(pair)]
+    if any(np.shape(pair) != (2,) for pair in pairs) or len(set(values)) < len(values):
+        raise ConfigError(f"swapped_labels must be pairs of values, each in one pair only, not {list(pairs)}")
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def swap_labels(label: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -169,9 +203,9 @@ def swap_labels(label: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> torch.
 def _patch_affine(affine: torch.Tensor, drawn: PatchDraw, size: Sequence[int]) -> torch.Tensor:
     """The affine of a patch, without its displacement: patch voxel to scan voxel to mm."""
     dims = len(size)
-    to_scan = np.eye(4)
+    to_scan = np.eye(len(affine))  # 3 x 3 for a picture, or 4 x 4
     to_scan[:dims, :dims] = drawn.matrix
-    to_scan[:dims, 3] = drawn.center - drawn.matrix @ ((np.asarray(size) - 1) / 2)
+    to_scan[:dims, -1] = drawn.center - drawn.matrix @ ((np.asarray(size) - 1) / 2)
     return affine @ torch.as_tensor(to_scan, dtype=affine.dtype, device=affine.device)
 
 
@@ -189,6 +223,8 @@ class PatchSampler:
     zoom_prob: float
     shear_range: float
     shear_prob: float
+    translate_range: float
+    translate_prob: float
     flip_axes: tuple[int, ...]
     flip_prob: float
     spacing: tuple[float, ...]
@@ -197,21 +233,23 @@ class PatchSampler:
         """Refuse what no patch can be drawn with."""
         dims = len(self.spatial_size)
         angles = 1 if dims == 2 else dims
-        if dims not in (2, 3) or any(edge < 1 for edge in self.spatial_size):
-            raise ConfigError(f"spatial_size must be 2 or 3 edges of at least 1 voxel, not {list(self.spatial_size)}")
-        if len(self.rotate_range) not in (0, angles):
+        if dims not in (2, 3) or not all(isinstance(edge, int) and edge > 0 for edge in self.spatial_size):
+            raise ConfigError(f"spatial_size must be 2 or 3 whole numbers of voxels, not {list(self.spatial_size)}")
+        if len(self.rotate_range) not in (0, angles) or not np.isfinite(self.rotate_range).all():
             raise ConfigError(f"rotate_range needs {angles} angles in {dims}D, not {list(self.rotate_range)}")
-        if len(self.zoom_range) != 2 or not 0 < self.zoom_range[0] <= self.zoom_range[1]:
+        if len(self.zoom_range) != 2 or not 0 < self.zoom_range[0] <= self.zoom_range[1] < math.inf:
             raise ConfigError(f"zoom_range must be a smaller and a larger positive number, not {self.zoom_range!r}")
         if not 0 <= self.shear_range < 1:
             raise ConfigError(f"shear_range must be a slope of at least 0 and below 1, not {self.shear_range!r}")
-        if len(self.spacing) != dims or not all(edge > 0 for edge in self.spacing):
+        if not 0 <= self.translate_range < math.inf:
+            raise ConfigError(f"translate_range must be a length in mm of at least 0, not {self.translate_range!r}")
+        if len(self.spacing) != dims or not all(0 < edge < math.inf for edge in self.spacing):
             raise ConfigError(f"spacing must be {dims} positive lengths in mm, not {list(self.spacing)}")
         if not set(self.flip_axes) <= set(range(dims)):
             raise ConfigError(f"flip_axes must be from 0 to {dims - 1}, not {list(self.flip_axes)}")
-        for name in ("foreground_fraction", "elastic_prob", "rotate_prob", "zoom_prob", "shear_prob", "flip_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be from 0 to 1, not {getattr(self, name)!r}")
+        for name, value in vars(self).items():
+            if (name == "foreground_fraction" or name.endswith("_prob")) and not 0 <= value <= 1:
+                raise ConfigError(f"{name} must be from 0 to 1, not {value!r}")
 
     def draw(self, random: np.random.RandomState, shape: Sequence[int], foreground: Sequence[Any]) -> PatchDraw:
         """Draw a patch of a scan.
@@ -220,9 +258,19 @@ class PatchSampler:
             random: the source of all randomness.
             shape: voxels of the scan per axis.
             foreground: flat indices of the voxels of each class but background; empty where a class is absent.
+
+        Raises:
+            ConfigError: the scan has another number of axes than the patch.
         """
+        if len(shape) != len(self.spatial_size):
+            raise ConfigError(
+                f"spatial_size has {len(self.spatial_size)} edges, but the scan has {len(shape)} axes beside its "
+                "channels: give one edge for each"
+            )
         center = self._draw_center(random, shape, foreground)
         matrix, mirrored = self._draw_matrix(random)
+        if self.translate_range and random.uniform() < self.translate_prob:
+            center = center + random.uniform(-1, 1, len(shape)) * self.translate_range / np.asarray(self.spacing)
         moved = random.uniform() < self.elastic_prob
         return PatchDraw(center, matrix, self.elastic.draw(random, self.spatial_size) if moved else None, mirrored)
 

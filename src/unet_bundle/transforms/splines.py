@@ -28,6 +28,8 @@ LATTICE_PER_CELL = 8
 """Places per distance of two control points, along each axis, where the determinant is looked at."""
 REDUCTION = 0.9
 """What a displacement that folds is multiplied by until it does not."""
+LATTICE_SLAB = 2**14
+"""Places of the lattice that are looked at together at most, for memory."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,21 @@ class ControlGrid:
             _lattice(edge, count, step)
             for edge, count, step in zip(spatial_size, self.values.shape[1:], self.steps, strict=True)
         ]
-        terms = _determinant_terms(self, places)
-        factor = 1.0
-        while _least_determinant(terms, factor) < MIN_DETERMINANT:
-            if refuse:
-                raise ConfigError(
-                    "an elastic displacement folds space (Jacobian determinant "
-                    f"{_least_determinant(terms, factor):.2f}): lower its sd, put the control points further apart, or "
-                    "set on_folding to 'reduce'"
-                )
-            factor *= REDUCTION
+        parts = np.array_split(places[0], min(-(-math.prod(map(len, places)) // LATTICE_SLAB), len(places[0])))
+        # With many parts they are looked at again rather than kept.
+        kept = [_determinant_terms(self, places)] if len(parts) == 1 else None
+        factor, settled = 1.0, False
+        while not settled:
+            settled = True  # unless a smaller displacement folds where a larger one did not
+            for terms in kept or (_determinant_terms(self, [part, *places[1:]]) for part in parts):
+                while (least := _least_determinant(terms, factor)) < MIN_DETERMINANT:
+                    if refuse:
+                        raise ConfigError(
+                            f"an elastic displacement folds space (Jacobian determinant {least:.2f}): lower its sd, "
+                            "put the control points further apart, or set on_folding to 'reduce'"
+                        )
+                    factor *= REDUCTION
+                    settled = False
         return self if factor == 1.0 else self.scaled(factor)
 
 
@@ -112,7 +119,7 @@ def _basis(offsets: npt.NDArray[np.floating[Any]], count: int, step: float, deri
 def _lattice(edge: int, count: int, step: float) -> FloatArray:
     """Offsets from the middle of a patch where the determinant is looked at."""
     half = (edge - 1) / 2
-    number = 1 if edge == 1 else min(edge, max(round((edge - 1) / step * LATTICE_PER_CELL), 1) + 1)
+    number = 1 if edge == 1 else max(round((edge - 1) / step * LATTICE_PER_CELL), 1) + 1
     return np.linspace(-half, half, number) if count > 1 else np.zeros(1)
 
 

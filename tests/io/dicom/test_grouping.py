@@ -13,6 +13,8 @@ from unet_bundle.io.dicom.grouping import without_copies
 from unet_bundle.io.dicom.headers import Header
 from unet_bundle.io.dicom.sources import Source
 
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
 
 def read(path, **options):
     reader = DicomSeriesReader(**options)
@@ -107,6 +109,20 @@ def test_mixed_sizes_and_orientations_under_one_uid_are_volumes_of_their_own(wri
     assert read(tmp_path / "all", volume=2)[0].shape == (6, 6, 3)
 
 
+def test_planes_round_an_axis_are_no_stack(synthetic, tmp_path):
+    """Each would be a volume of its own; telling thousands of them apart would take minutes."""
+    _, path = synthetic.write_multiframe(tmp_path, times=20, shape=(4, 4, 8))
+    dataset = synthetic.pydicom.dcmread(path)
+    for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        angle = np.pi * number / 160
+        orientation = synthetic.Dataset()
+        orientation.ImageOrientationPatient = [f"{value:.10f}" for value in (np.cos(angle), np.sin(angle), 0, 0, 0, -1)]
+        groups.PlaneOrientationSequence = [orientation]
+    synthetic.save(dataset, path)
+    with pytest.raises(InputError, match=r"CT series 0 .*has more than 100 orientations or voxel sizes"):
+        read(path)
+
+
 def test_copies_of_files_are_dropped_with_a_warning(write, caplog):
     series = write()
     shutil.copytree(series.folder, series.folder / "backup")
@@ -179,6 +195,67 @@ def test_localizers_captures_and_other_objects_are_left_out(write, tmp_path):
     ):
         with pytest.raises(InputError, match=f"the DICOM input is {reason}"):
             read(tmp_path / "study" / folder)
+
+
+@pytest.mark.parametrize("changes", [{"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, {"Modality": "SR"}])
+def test_a_report_in_the_series_of_a_scan_is_left_out_but_no_slice_is(write, synthetic, changes):
+    series = write(edit=setting(SeriesInstanceUID="1.2.3"))
+    report = synthetic.pydicom.dcmread(series.files[2])
+    report.SOPInstanceUID = "1.2.3.4"
+    for keyword, value in changes.items():
+        setattr(report, keyword, value)
+    path = series.folder / "report"
+    report.save_as(path)
+    with pytest.raises(InputError, match="also holds objects that are no scan"):
+        read(series.folder)
+    del report.ImagePositionPatient
+    report.save_as(path)
+    np.testing.assert_array_equal(read(series.folder)[0], series.voxels.transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "words"),
+    [
+        ("1.3.12.2.1107.5.9.1", "a maker's own object without an image"),  # Siemens: protocols, calibrations
+        ("1.3.46.670589.11.0.0.12.2", "a maker's own object without an image"),  # Philips: data of a series
+        ("1.2.840.10008.5.1.4.1.1.66", "raw data or a spectrum"),
+    ],
+)
+def test_objects_without_an_image_that_scanners_send_along_are_left_out(write, synthetic, tmp_path, sop_class, words):
+    scan = write("study/scan", modality="MR")
+    other = synthetic.pydicom.dcmread(scan.files[0])
+    other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = sop_class
+    other.SeriesInstanceUID = "1.2.99"
+    for keyword in ("ImagePositionPatient", "Rows", "Columns", "PixelData", "PhotometricInterpretation"):
+        delattr(other, keyword)
+    (tmp_path / "study/other").mkdir()
+    other.save_as(tmp_path / "study/other/PhoenixZIPReport")
+    np.testing.assert_array_equal(read(tmp_path / "study")[0], scan.voxels.transpose(2, 1, 0))
+    with pytest.raises(InputError, match=f"the DICOM input is {words}"):
+        read(tmp_path / "study" / "other")
+
+
+def test_a_maker_s_own_class_with_an_image_is_no_reason_to_leave_it_out(write):
+    """A slice whose class is damaged would go missing without a trace."""
+    series = write(edit=lambda index, dataset: setattr(dataset, "SOPClassUID", "1.3.12.2.1107.5.9.1" if index else CT))
+    np.testing.assert_array_equal(read(series.folder)[0], series.voxels.transpose(2, 1, 0))
+
+
+def test_a_map_of_floats_is_left_out_by_name(synthetic, tmp_path):
+    _, path = synthetic.write_multiframe(tmp_path)
+    dataset = synthetic.pydicom.dcmread(path)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.30"
+    dataset.FloatPixelData = np.zeros((8, 10, 12), "<f4").tobytes()
+    dataset.BitsAllocated = 32
+    for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(dataset, keyword)
+    synthetic.save(dataset, path)
+    with pytest.raises(InputError, match="the DICOM input is a map computed from scans"):
+        read(path)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    synthetic.save(dataset, path)
+    with pytest.raises(InputError, match="has no PixelRepresentation, as images of floating-point numbers"):
+        read(path)
 
 
 @pytest.mark.parametrize("order_seed", [0, 1])

@@ -16,7 +16,7 @@ def test_a_good_series(write, tmp_path):
     np.testing.assert_allclose(volume.spacing, (0.8, 0.9, 2.0))
     assert volume.plane == "sagittal"
     assert (volume.problems, volume.refusal, volume.description) == ((), None, None)
-    assert volume.uid_ending == "8.498.0.7.2"[-12:] or volume.uid_ending.endswith(".498.0.7.2")
+    assert volume.uid_ending == "43.8.498.0.7.2"[-12:]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,15 @@ def test_tilt_and_gaps_are_both_named(write):
         "lacks 1 slice at 16.0 mm along the normal",
         "has a gantry tilt of 16.7 degrees",
     ]
+
+
+@pytest.mark.parametrize(
+    ("units", "shown"), [("BQML", "BQML"), ("CNTS", "CNTS"), ("", "none"), ("Planted^Name", "other")]
+)
+def test_a_pet_says_in_what_units_its_voxels_are(write, units, shown):
+    series = write(modality="PT", edit=lambda _, dataset: setattr(dataset, "Units", units))
+    (volume,) = inspect_dicom(series.folder).volumes
+    assert (volume.units, volume.refusal) == (shown, None)
 
 
 def test_copies_are_counted(write):

@@ -62,9 +62,10 @@ MARKED = [
         (["DERIVED", "PRIMARY", "VOLUME", "MAXIMUM"], ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]),
         r"MAXIMUM; .*NONE",
     ),
-    ("CT", ("CTReconstructionSequence",), "ConvolutionKernel", ("BR40", "BR64"), "BR40; .*BR64"),
 ]
 REPEATED = [
+    ("CT", ("CTReconstructionSequence",), "ConvolutionKernel", ("BR40", "BR64"), "BR40; .*BR64"),
+    ("CT", ("CTXRayDetailsSequence",), "KVP", (80.0, 140.0), "KVP 80; .*140"),
     ("MR", ("CardiacSynchronizationSequence",), "NominalCardiacTriggerDelayTime", (0.0, 40.0), "DelayTime 0; .*40"),
     ("MR", ("TemporalPositionSequence",), "TemporalPositionTimeOffset", (0.0, 2.5), "TimeOffset 0; .*2.5"),
     (
@@ -96,16 +97,18 @@ def test_frames_that_mean_different_things_are_not_one_volume(
     assert read(path, volume=1)[0].shape == (12, 10, 4)
 
 
-def test_delays_that_vary_from_frame_to_frame_keep_a_volume_together(synthetic, tmp_path):
-    _, path = marked(
-        synthetic,
-        tmp_path,
-        "MR",
-        tuple(range(0, 320, 40)),
-        repeated=False,
-        sequences=("CardiacSynchronizationSequence",),
-        element="NominalCardiacTriggerDelayTime",
-    )
+@pytest.mark.parametrize(
+    ("modality", "sequence", "element", "kinds"),
+    [
+        ("MR", "CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime", tuple(range(0, 320, 40))),
+        ("CT", "CTXRayDetailsSequence", "KVP", (120.0, 140.0)),
+        ("CT", "CTReconstructionSequence", "ConvolutionKernel", ("H31S", "H45S")),
+    ],
+)
+def test_settings_that_vary_from_frame_to_frame_keep_a_volume_together(
+    synthetic, tmp_path, modality, sequence, element, kinds
+):
+    _, path = marked(synthetic, tmp_path, modality, kinds, repeated=False, sequences=(sequence,), element=element)
     assert read(path)[0].shape == (12, 10, 8)
 
 

@@ -32,6 +32,7 @@ def by_slice(keyword, value_of):
         ("MR", "DiffusionBValue", (0.0, 1000.0)),
         ("MR", "TemporalPositionIdentifier", (1, 2)),
         ("MR", "RescaleType", ("HZ", "NORMALIZED")),
+        ("MR", "ComplexImageComponent", ("MAGNITUDE", "PHASE")),
         ("MR", "ImageType", (["ORIGINAL", "PRIMARY", "M", "ND"], ["ORIGINAL", "PRIMARY", "P", "ND"])),
         ("CT", "ImageType", (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "PRIMARY", "AXIAL"])),
         ("PT", "Units", ("BQML", "CNTS")),
@@ -57,6 +58,9 @@ def test_slices_that_mean_different_things_are_not_one_volume(write, modality, k
         ("CT", "AcquisitionTime", lambda index: f"1015{index:02d}"),
         ("CT", "ImageType", lambda index: ["ORIGINAL", "PRIMARY", "AXIAL", ("HELIX", "SPI")[index % 2]]),
         ("CT", "RescaleType", lambda index: ("HU", "US")[index % 2]),
+        ("CT", "KVP", lambda index: ("140", "120")[index // 4]),
+        ("CT", "ConvolutionKernel", lambda index: ("H31s", "H45s")[index // 4]),
+        ("MR", "FlipAngle", lambda index: str(60 + index)),
         ("MR", "TriggerTime", lambda index: str(100 * (index % 4))),
         ("MR", "EchoTime", lambda index: ("2.10", "2.1", "2.104", "2.108")[index % 4]),
         ("MR", "InversionTime", lambda index: str(300 + 10 * (index // 2))),
@@ -105,3 +109,29 @@ def test_repeats_are_not_split_into_volumes_of_mixed_meaning(write, tmp_path):
         write(f"all/{number}", seed=number, modality="MR", edit=edit)
     with pytest.raises(InputError, match=r"holds 2 volumes.*EchoTime 10; .*EchoTime 80"):
         read(tmp_path / "all")
+
+
+@pytest.mark.parametrize(
+    ("modality", "keyword", "values", "told"),
+    [
+        ("CT", "KVP", ("80", "140"), "KVP 80; .*KVP 140"),
+        ("CT", "ConvolutionKernel", (["Br40f", "3"], ["Br64f", "3"]), r"ConvolutionKernel Br40f.3; .* Br64f.3"),
+        ("CT", "NominalPercentageOfCardiacPhase", (30.0, 70.0), "Phase 30; .*Phase 70"),
+        ("MR", "FlipAngle", ("5", "20"), "FlipAngle 5; .*FlipAngle 20"),
+        ("MR", "DiffusionGradientOrientation", ([1.0, 0.0, 0.0], [0.0, 0.0, 1.0]), r"Orientation 0.0.1; .* 1.0.0"),
+    ],
+)
+def test_what_was_set_tells_slices_at_the_same_places_apart(write, tmp_path, modality, keyword, values, told):
+    parts = []
+    for number, value in enumerate(values):
+
+        def edit(index, dataset, number=number, value=value):
+            dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = "1.2.3", "1.2.4"
+            dataset.SOPInstanceUID = f"1.2.5.{number}.{index + 1}"
+            setattr(dataset, keyword, value)
+
+        parts.append(write(f"all/{number}", seed=number, modality=modality, edit=edit).voxels.transpose(2, 1, 0))
+    with pytest.raises(InputError, match=f"holds 2 volumes.*{told}"):
+        read(tmp_path / "all")
+    found = [read(tmp_path / "all", volume=number)[0] for number in (1, 2)]
+    assert all(any(np.array_equal(part, each) for each in found) for part in parts)

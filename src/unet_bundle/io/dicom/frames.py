@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from unet_bundle.errors import InputError
 from unet_bundle.io.dicom.headers import MAX_SIDE, Header
-from unet_bundle.io.dicom.marks import image_type, marks_of
+from unet_bundle.io.dicom.kinds import MODALITIES
+from unet_bundle.io.dicom.marks import marks_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -17,61 +18,6 @@ Vector = npt.NDArray[np.float64]
 
 COSINE_TOLERANCE = 1e-3
 """How far ImageOrientationPatient may be from two perpendicular vectors of length one (decimal rounding)."""
-
-MODALITIES = ("CT", "MR", "PT")
-"""Modalities whose objects are stacks of planes in patient space."""
-
-OTHER_MODALITIES = (
-    *(
-        "ANN",
-        "AR",
-        "ASMT",
-        "AU",
-        "BDUS",
-        "BI",
-        "BMD",
-        "CFM",
-        "CR",
-        "CTPROTOCOL",
-        "DG",
-        "DMS",
-        "DOC",
-        "DX",
-        "ECG",
-        "EEG",
-        "EMG",
-        "EOG",
-        "EPS",
-    ),
-    *("ES", "FID", "GM", "HC", "HD", "IO", "IOL", "IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "M3D", "MG", "NM", "OAM"),
-    *(
-        "OCT",
-        "OP",
-        "OPM",
-        "OPT",
-        "OPTBSV",
-        "OPTENF",
-        "OPV",
-        "OSS",
-        "OT",
-        "PA",
-        "PLAN",
-        "POS",
-        "PR",
-        "PX",
-        "REG",
-        "RESP",
-    ),
-    *("RF", "RG", "RTDOSE", "RTIMAGE", "RTINTENT", "RTPLAN", "RTRAD", "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SEG"),
-    *("SM", "SMR", "SR", "SRF", "STAIN", "TEXTUREMAP", "TG", "US", "VA", "XA", "XAPROTOCOL", "XC"),
-)
-"""The other modalities of PS3.3 C.7.3.1.1.1: known to be no such stack. What is neither here nor above is damaged."""
-
-IMAGELESS = ("1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.4.2")
-"""SOP classes of a scan's modality without an image: Raw Data and MR Spectroscopy Storage."""
-
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-"""SOP class UID of screenshots and scanned films; those of several frames have it as their start."""
 
 _REPLACE = "export the series again from its source"
 
@@ -113,39 +59,17 @@ class Frame:
         return np.asarray(normal / np.linalg.norm(normal), dtype=np.float64)
 
 
-def left_out(header: Header) -> str | None:
-    """Why an object is none of the images that are read, or None if it may be one, or a damaged one."""
-    if _is_capture(header.text("SOPClassUID")):
-        return "a secondary capture, not a scan"
-    if header.text("SOPClassUID") in IMAGELESS:
-        return "raw data or a spectrum, not a scan"
-    modality = header.text("Modality").upper()
-    if modality in OTHER_MODALITIES:
-        return f"of modality {modality}, not a scan by {', '.join(MODALITIES[:-1])} or {MODALITIES[-1]}"
-    if is_localizer(header):
-        return "a localizer, not a scan to segment"
-    return None
-
-
-def is_localizer(header: Header) -> bool:
-    """Whether an image was made to plan others."""
-    return "LOCALIZER" in image_type(header.dataset)
-
-
-def _is_capture(uid: str) -> bool:
-    return uid == SECONDARY_CAPTURE or uid.startswith(f"{SECONDARY_CAPTURE}.")
-
-
 def frames_of(header: Header) -> list[Frame]:
     """The planes of an object.
 
     Raises:
         InputError: if it is coloured, has no pixels, or lacks or contradicts what says where its planes are.
     """
-    from unet_bundle.io.dicom.mosaic import is_mosaic, mosaic_frames
+    from unet_bundle.io.dicom.mosaic import check_mosaic, is_mosaic, mosaic_frames
     from unet_bundle.io.dicom.multiframe import is_multiframe, multiframe_frames
 
     check_image(header)
+    check_mosaic(header)
     if is_multiframe(header):
         return multiframe_frames(header)
     if is_mosaic(header):
@@ -187,6 +111,11 @@ def check_image(header: Header) -> None:
         )
     if header.pixel_offset is None:
         raise InputError(f"{header.name} has no pixels: {_REPLACE}")
+    if not header.text("PixelRepresentation"):
+        raise InputError(
+            f"{header.name} has no PixelRepresentation, as images of floating-point numbers: "
+            "export it in whole numbers with a rescale slope"
+        )
     for side in ("Rows", "Columns"):
         header.whole(side, 1, MAX_SIDE)
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import format_shape
-from unet_bundle.io.dicom.frames import MODALITIES, Frame, frames_of, is_localizer, left_out
+from unet_bundle.io.dicom.frames import Frame, frames_of
 from unet_bundle.io.dicom.headers import Header
+from unet_bundle.io.dicom.kinds import MODALITIES, has_place, is_localizer, left_out
 from unet_bundle.io.dicom.splitting import split_meanings, split_repeats
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ ORIENTATION_TOLERANCE = 1e-4
 
 PIXEL_SPACING_TOLERANCE = 1e-4
 """Relative difference of pixel spacings up to which they are the same: rounding of decimal strings."""
+
+MAX_CLUSTERS = 100
+"""Most orientations, sizes and pixel spacings of one series: planes round an axis have more, and are no volume."""
 
 _UID = re.compile(
     r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*"
@@ -115,7 +119,7 @@ def find_volumes(headers: Sequence[Header]) -> tuple[list[Volume], Counter[str]]
     foreign = {
         header.text("SeriesInstanceUID")
         for header, reason in zip(headers, reasons, strict=True)
-        if reason is not None and not is_localizer(header)
+        if reason is not None and has_place(header) and not is_localizer(header)
     }
     ordered = sorted(series.items(), key=lambda item: _series_order(item[1]))
     volumes = []
@@ -131,7 +135,7 @@ def _mixed_up(uid: str, group: Sequence[Header], foreign: AbstractSet[str]) -> I
     Args:
         uid: of the series, empty if it has none.
         group: its objects.
-        foreign: UIDs of series that also hold objects which are no scans.
+        foreign: UIDs of series that also hold objects which lie in the patient and are no scans.
     """
     if uid and not _UID.fullmatch(uid):  # it becomes a file name
         return InputError(f"{series_name(group[0])} has a SeriesInstanceUID that is no UID: export it again")
@@ -151,11 +155,10 @@ def _series_order(headers: list[Header]) -> tuple[str, str]:
 
 def _volumes_of_series(headers: list[Header]) -> list[Volume]:
     try:
-        frames = [frame for header in headers for frame in frames_of(header)]
+        groups = _cluster([frame for header in headers for frame in frames_of(header)])
     except InputError as problem:
         return [Volume(tuple(headers), (), problem=problem)]
     volumes = []
-    groups = _cluster(frames)
     for number, group in enumerate(groups, 1):
         place = [f"orientation or voxel size {number}"] if len(groups) > 1 else []
         try:
@@ -184,7 +187,11 @@ def _headers_of(frames: Iterable[Frame]) -> tuple[Header, ...]:
 
 
 def _cluster(frames: list[Frame]) -> list[list[Frame]]:
-    """Planes of the same size, pixel spacing, direction and modality, in the order in which they come first."""
+    """Planes of the same size, pixel spacing, direction and modality, in the order in which they come first.
+
+    Raises:
+        InputError: if there are more than `MAX_CLUSTERS` kinds.
+    """
     groups: list[list[Frame]] = []
     for frame in frames:
         for group in groups:
@@ -193,6 +200,11 @@ def _cluster(frames: list[Frame]) -> list[list[Frame]]:
                 break
         else:
             groups.append([frame])
+        if len(groups) > MAX_CLUSTERS:
+            raise InputError(
+                f"{series_name(frame.header)} has more than {MAX_CLUSTERS} orientations or voxel sizes, so it is no "
+                "stack of slices: give the series that it was made from"
+            )
     return groups
 
 

@@ -14,6 +14,7 @@ from unet_bundle.io.dicom.grouping import Volume, find_volumes, instance_uid, ui
 from unet_bundle.io.dicom.headers import Header, survey_headers
 from unet_bundle.io.dicom.reader import DicomSeriesReader
 from unet_bundle.io.dicom.sources import FilePath, Source, find_sources
+from unet_bundle.io.dicom.splitting import shown
 from unet_bundle.io.dicom.stack import Stack, check_stack, stack_of
 
 OBLIQUE_DEGREES = 1.0
@@ -42,6 +43,8 @@ class Inspected:
             there is no other.
         paths: files of its series relative to what was given, in the order in which messages of `predict` number them;
             None unless they were asked for, since people put names there.
+        units: of a PET's voxels, as its header has them (BQML, CNTS): they are read as they are, never turned into SUV;
+            None of other scans.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Inspected:
     refusal: str | None
     choice: str | None = None
     paths: tuple[str, ...] | None = None
+    units: str | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ def _inspected(
         refusal=refusal,
         choice=_choice(volume, series, others) if len(series) > 1 else None,
         paths=paths,
+        units=shown(first.marks.get("Units", "")) if first is not None and volume.modality == "PT" else None,
     )
 
 

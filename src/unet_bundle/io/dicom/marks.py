@@ -8,23 +8,22 @@ if TYPE_CHECKING:
 
 MEANINGS = (
     *("EchoTime", "EchoNumbers", "DiffusionBValue", "InversionTime", "Units", "RescaleType", "RescaleSlope"),
-    *("ComplexImageComponent", "KVP", "ConvolutionKernel", "FrameType", "ImageType"),
+    *("ComplexImageComponent", "FrameType", "ImageType"),
     *("TemporalPositionIdentifier", "TemporalPositionIndex"),
 )
-"""Elements that change what a voxel means, the most telling first: planes that differ in one are not one volume.
-
-ComplexImageComponent, KVP, ConvolutionKernel and FrameType are known of enhanced objects only.
-"""
+"""Elements that change what a voxel means, the most telling first: planes that differ in one are not one volume."""
 
 MARKS = (
     *(keyword for keyword in MEANINGS if keyword != "RescaleSlope"),
     *("NominalCardiacTriggerDelayTime", "NominalPercentageOfCardiacPhase", "NominalPercentageOfRespiratoryPhase"),
     *("TriggerTime", "TemporalPositionTimeOffset", "FrameReferenceTime", "DiffusionGradientOrientation", "FlipAngle"),
+    *("KVP", "ConvolutionKernel"),
     *("StackID", "AcquisitionNumber", "AcquisitionTime"),
 )
 """Elements that tell planes at the same position apart, the most telling first.
 
-Those that are no `MEANINGS` may also vary within a volume: acquisitions of a CT, beds of a PET, times of 2D slices.
+Those that are no `MEANINGS` may also vary within a volume: acquisitions, tube voltages and kernels of a CT, beds of a
+PET, times of 2D slices.
 """
 
 SAME_SETTING = 0.1

@@ -15,6 +15,7 @@ from unet_bundle.errors import InputError
 from unet_bundle.io.dicom.frames import Frame, Vector, make_frame, rescale_of
 from unet_bundle.io.dicom.headers import Header
 from unet_bundle.io.dicom.marks import image_type, marks_of
+from unet_bundle.io.dicom.multiframe import is_multiframe
 from unet_bundle.io.dicom.parsing import DEFLATED, inflated
 
 NORMAL_TOLERANCE = 1e-3
@@ -23,12 +24,30 @@ NORMAL_TOLERANCE = 1e-3
 MAX_TILES = 1024
 """Most planes in a mosaic."""
 
+_OTHER_MOSAIC = "VFRAME"
+"""Value of ImageType of United Imaging's mosaics (github.com/rordenlab/dcm2niix/issues/225)."""
+
 _EXPORT = "export it as enhanced MR or as single slices"
 
 
 def is_mosaic(header: Header) -> bool:
     """Whether the image type says that the picture is a mosaic."""
     return "MOSAIC" in image_type(header.dataset)
+
+
+def check_mosaic(header: Header) -> None:
+    """Refuse mosaics that are not taken apart: one picture of many planes would be one plane.
+
+    Those of Siemens are, see `mosaic_frames`, but not in an enhanced object. Of one with several frames the scanner
+    itself took the mosaics apart and left the word.
+
+    Raises:
+        InputError: if it is one.
+    """
+    if header.whole("NumberOfFrames", 0, 2**31, default=1) > 1:
+        return
+    if _OTHER_MOSAIC in image_type(header.dataset) or (is_mosaic(header) and is_multiframe(header)):
+        raise InputError(f"{header.name} is a mosaic that is not read: {_EXPORT}")
 
 
 def mosaic_frames(header: Header) -> list[Frame]:

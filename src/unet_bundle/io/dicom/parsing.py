@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from unet_bundle.errors import InputError
+from unet_bundle.io.dicom.marks import MARKS
 from unet_bundle.io.dicom.sources import MAGIC, PREAMBLE
 
 if TYPE_CHECKING:
@@ -43,13 +44,12 @@ NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG)
 
 KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
-    *("Modality", "SeriesNumber", "SeriesDescription", "ImageType", "PixelPresentation", "Units"),
+    *("Modality", "SeriesNumber", "SeriesDescription", "PixelPresentation"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    *("EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber"),
-    *("TriggerTime", "DiffusionBValue", "InversionTime", "AcquisitionTime", "FrameReferenceTime"),
+    *MARKS,
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """All that is read of a header: nothing that names a patient."""

@@ -15,9 +15,9 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import check_affine, grid_difference, lps_to_ras
-from unet_bundle.io.dicom.frames import MODALITIES
 from unet_bundle.io.dicom.grouping import Volume, find_volumes
 from unet_bundle.io.dicom.headers import read_headers
+from unet_bundle.io.dicom.kinds import MODALITIES
 from unet_bundle.io.dicom.pixels import padding_value, read_voxels
 from unet_bundle.io.dicom.record import record_of
 from unet_bundle.io.dicom.resampling import check_size, resample
@@ -43,7 +43,8 @@ class DicomSeriesReader(ImageReader):
 
     Takes a folder (nested, mixed, with other files about), a DICOMDIR, a zip archive, a file, or several files of one
     series; several folders or archives are stacked as channels. Planes are sorted by their positions, never by name or
-    instance number. The voxels are int16, int32 or float32 after rescaling.
+    instance number. The voxels are int16, int32 or float32 after rescaling: Hounsfield units of a CT; of a PET what its
+    Units say, be it counts, never SUV.
 
     Messages name a series by modality, series number and the end of its UID, and a file by its place in the order of
     paths: never by descriptions, file or folder names, since those may name a patient.

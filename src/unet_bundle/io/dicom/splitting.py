@@ -13,7 +13,9 @@ from unet_bundle.io.dicom.marks import MARKS, MEANINGS, meaning_of, natural, set
 SAME_POSITION_MM = 1e-3
 """Distance below which two planes are at the same position: rounding of decimal strings."""
 
-_CODE = re.compile(r"[A-Z0-9_. \\/+-]{1,64}")  # in a damaged header an element may hold another's text, also a name
+_CODE = re.compile(  # in a damaged header an element may hold another's text, also a name
+    r"[A-Z0-9_. \\/+-]{1,64}|[A-Za-z]{1,2}[0-9]{1,3}[a-z]?(\\[0-9])?"  # the second: kernels, as Br40f and H31s
+)
 
 Part = tuple[str, list[Frame]]
 """A text that tells planes apart from the others, empty if nothing has to, and the planes."""
@@ -49,7 +51,7 @@ def split_meanings(frames: list[Frame]) -> list[Part]:
             for frame, setting in zip(part, settings, strict=True):
                 found[setting].append(frame)
             for setting in sorted(found, key=natural):
-                mark = [f"{keyword} {_shown(setting)}"] if len(found) > 1 else []
+                mark = [f"{keyword} {shown(setting)}"] if len(found) > 1 else []
                 finer.append(([*marks, *mark], found[setting]))
         parts = finer
     return [(", ".join(marks), part) for marks, part in parts]
@@ -85,7 +87,7 @@ def split_repeats(frames: list[Frame], name: str) -> list[Part]:
         if once and len(parts) == repeats:
             used = [k for i, k in enumerate(keywords) if len({values[i] for values in parts}) > 1]
             return [
-                (", ".join(f"{k} {_shown(v)}" for k, v in zip(keywords, values, strict=True) if k in used), part)
+                (", ".join(f"{k} {shown(v)}" for k, v in zip(keywords, values, strict=True) if k in used), part)
                 for values, part in sorted(parts.items(), key=lambda item: tuple(map(natural, item[0])))
             ]
     count = len(set(numbers))
@@ -95,6 +97,6 @@ def split_repeats(frames: list[Frame], name: str) -> list[Part]:
     )
 
 
-def _shown(value: str) -> str:
+def shown(value: str) -> str:
     """A mark for people, unless it is no number or code."""
     return value if _CODE.fullmatch(value) else "other" if value else "none"
