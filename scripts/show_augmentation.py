@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--label", type=Path, help="its label map")
     parser.add_argument("--output", type=Path, default=Path("augmented.png"))
     parser.add_argument("--columns", type=int, default=4, help="draws of each kind")
-    parser.add_argument("--elastic-sd", type=float, default=4.0, help="mm; of the displacement of control points")
+    parser.add_argument("--elastic-sd", type=float, default=2.0, help="mm; of the displacement of control points")
     parser.add_argument("--elastic-spacing", type=float, default=16.0, help="mm between control points")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -9,7 +9,7 @@ from unet_bundle.transforms import CleanLabelsd
 
 @pytest.fixture
 def labels() -> MetaTensor:
-    """Class 1: a cube of 1000 voxels with a hole and two specks; class 2: a bar of 40 voxels, a speck touching class 1."""
+    """Class 1: a cube of 1000 voxels with a hole, two specks; class 2: a bar of 40 voxels, a speck at class 1."""
     voxels = torch.zeros(1, 30, 30, 30, dtype=torch.uint8)
     voxels[0, 2:12, 2:12, 2:12] = 1
     voxels[0, 5:7, 5:7, 5:7] = 0

@@ -98,10 +98,10 @@ def _forecast(parser: Any) -> None:
     """Say how much there is to train on, and what it will take."""
     from monai.bundle import ConfigParser
 
+    from unet_bundle.memory import free_memory_bytes
     from unet_bundle.planning.memory import training_memory_bytes
-    from unet_bundle.training.data import free_memory_bytes
-    from unet_bundle.training.forecast import seconds_per_step
     from unet_bundle.precision import resolve_precision
+    from unet_bundle.training.forecast import seconds_per_step
 
     def value(key: str) -> Any:
         return parser.get_parsed_content(key)

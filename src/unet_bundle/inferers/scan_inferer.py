@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.inferers.interpolation import ACTIVATIONS, SHARE_TYPES, Interpolation
-from unet_bundle.inferers.memory import memory_limit
 from unet_bundle.inferers.network_call import NetworkCall
 from unet_bundle.inferers.reduction import Reduction
 from unet_bundle.inferers.scan_grid import ScanGrid, scan_grid
 from unet_bundle.inferers.scratch import check_folder
 from unet_bundle.inferers.slabs import Predict, SlabTooLargeError, fitting_strips, strips, walk
 from unet_bundle.inferers.windows import PaddedImage, WindowSettings
+from unet_bundle.memory import memory_limit
 from unet_bundle.precision import check_precision
 
 logger = logging.getLogger(__name__)

@@ -240,7 +240,7 @@ class _Sums:
     """Weighted sums of scores, and of weights, of the rows that windows still touch.
 
     Args:
-        scores: of a window [classes, *window]; sums lie in memory as they do, since they are added to them all the time.
+        scores: of a window [classes, *window]; sums lie in memory as they do, which makes adding fast.
         size: rows that are held, and the other edges of the volume.
     """
 
@@ -273,6 +273,6 @@ class _Sums:
 
 def _zeros_laid_out_like(values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Zeros of a size whose axes follow each other in memory as those of `values` do."""
-    order = sorted(range(values.ndim), key=lambda axis: -values.stride(axis))
+    order = sorted(range(values.ndim), key=values.stride, reverse=True)
     zeros = torch.zeros([size[axis] for axis in order], device=values.device)
     return zeros.permute([order.index(axis) for axis in range(values.ndim)])

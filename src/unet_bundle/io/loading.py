@@ -1,7 +1,6 @@
 """MONAI's loading transform with our readers behind it and no others."""
 
 import copy
-import inspect
 import logging
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
@@ -120,10 +119,8 @@ class _StrictLoadImage(monai.transforms.LoadImage):
     ) -> None:
         super().__init__(dtype=dtype, ensure_channel_first=True)
         self.with_folder = with_folder
-        unknown = dicom.keys() - inspect.signature(DicomSeriesReader).parameters.keys()
-        if unknown:
-            raise ConfigError(f"LoadImaged has dicom option {min(unknown)!r}, which DicomSeriesReader does not know")
-        self.readers = [reader(**dicom) if reader is DicomSeriesReader else reader() for reader in READERS]
+        series = DicomSeriesReader.with_options(dicom)
+        self.readers = [series if reader is DicomSeriesReader else reader() for reader in READERS]
 
     def __call__(self, filename: Any, reader: ImageReader | None = None) -> Any:
         if reader is None:
@@ -133,6 +130,8 @@ class _StrictLoadImage(monai.transforms.LoadImage):
             )
         if reader is None:
             name = self.shown_name(filename)
+            if not _all_exist(filename):
+                raise InputError(f"{name} does not exist: check the path")
             raise InputError(f"{name} is in no format that is read: convert it to {READ_FORMATS}")
         try:
             loaded = super().__call__(filename, reader)
@@ -162,3 +161,8 @@ class _StrictLoadImage(monai.transforms.LoadImage):
             if isinstance(path, (str, PathLike)) and message.startswith(f"{Path(path).name} "):
                 return self.shown_name(path) + message.removeprefix(Path(path).name)
         return message
+
+
+def _all_exist(filename: Any) -> bool:
+    paths = filename if isinstance(filename, (list, tuple)) else [filename]
+    return all(Path(path).exists() for path in paths if isinstance(path, (str, PathLike)))

@@ -1,12 +1,12 @@
 """What MONAI's Ignite engines get from us: steps, data order, schedule, checkpoints, logs."""
 
+from unet_bundle.precision import resolve_precision
 from unet_bundle.training.augmentation import PrepareBatch, collate
 from unet_bundle.training.checkpoints import CheckpointLoader, RunCheckpoints
 from unet_bundle.training.data import CaseDataset, CaseSampler
 from unet_bundle.training.distributed import case_shares, local_device, start_processes
 from unet_bundle.training.events import EventWriter, ValidationSlices
 from unet_bundle.training.handlers import Progress, TrainingLog
-from unet_bundle.precision import resolve_precision
 from unet_bundle.training.publishing import PublishModel, weights_to_score
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep

@@ -7,17 +7,14 @@ with it.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import sys
 from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from monai.data import CacheDataset
 from monai.transforms import Compose
@@ -25,22 +22,12 @@ from torch.utils.data import DistributedSampler
 from tqdm import tqdm
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.memory import free_memory_bytes
 
 logger = logging.getLogger(__name__)
 
 CACHE_SHARE_OF_FREE_MEMORY = 0.5
 """The share of the memory that is free when training starts which preprocessed cases may fill."""
-
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_CGROUP_USE = Path("/sys/fs/cgroup/memory.current")
-
-
-def free_memory_bytes() -> int:
-    """Memory this process may still take: of the machine, or of its container if that is less."""
-    free = int(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or the limit is "max"
-        free = min(free, int(_CGROUP_LIMIT.read_text()) - int(_CGROUP_USE.read_text()))
-    return max(free, 0)
 
 
 class CaseDataset(CacheDataset):

@@ -55,7 +55,7 @@ def test_copies_are_counted(write):
     series = write()
     (series.folder / "copy.dcm").write_bytes(series.files[0].read_bytes())
     (volume,) = inspect_dicom(series.folder).volumes
-    assert volume.problems == ("1 file of its series under an instance UID that is there",)
+    assert volume.problems == ("1 file of its series has the SOPInstanceUID of another",)
     assert volume.refusal is None
 
 

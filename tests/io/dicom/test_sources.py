@@ -94,7 +94,7 @@ def test_what_is_no_dicom_is_refused(tmp_path):
     for given, words in (
         ("empty", "no DICOM file was found"),
         ("missing", "does not exist"),
-        ("text.zip", "no DICOM file was found"),
+        ("text.zip", "archive with the DICOM input is damaged or cut short"),
         ("cut.dcm", "damaged or cut short"),
     ):
         with pytest.raises(InputError, match=words):

@@ -74,7 +74,7 @@ def test_too_wide_a_gap_is_refused_also_where_gaps_are_interpolated(write):
 
 def test_uneven_distances_are_refused_with_their_range(write):
     series = write(depths=[0, 2, 4, 6, 9, 12, 15, 18])
-    with pytest.raises(InputError, match=r"slice distances from 2 to 3 mm.*on_gaps='resample'"):
+    with pytest.raises(InputError, match=r"slice distances from 2 to 3 mm.*dicom::on_gaps to resample"):
         read(series.folder)
 
 
@@ -87,7 +87,7 @@ def test_a_distance_a_little_off_is_no_missing_slice(write):
 @pytest.mark.parametrize("orientation", NAMES)
 def test_a_tilted_gantry_is_refused_with_its_angle(write, orientation):
     series = write(orientation=orientation, lean=(0.0, np.tan(np.radians(12.0))))
-    with pytest.raises(InputError, match=r"gantry tilt of 12\.0 degrees.*on_tilt='resample'"):
+    with pytest.raises(InputError, match=r"gantry tilt of 12\.0 degrees.*dicom::on_tilt to resample"):
         read(series.folder)
 
 

@@ -142,6 +142,9 @@ def _mixed_up(uid: str, group: Sequence[Header], foreign: AbstractSet[str]) -> I
     studies = {header.text("StudyInstanceUID") for header in group}
     if len(studies) > 1:
         return InputError(f"{series_name(group[0])} mixes {len(studies)} studies: export each again from its source")
+    patients = {header.patient for header in group if header.patient}
+    if len(patients) > 1:
+        return InputError(f"{series_name(group[0])} mixes {len(patients)} patients: export each again from its source")
     if uid and uid in foreign:  # a damaged or mislabelled slice would go missing without a trace
         return InputError(
             f"{series_name(group[0])} also holds objects that are no scan: export the series again from its source"
@@ -238,9 +241,9 @@ def without_copies(frames: list[Frame]) -> list[Frame]:
         )
     if len(kept) == len(headers):
         return frames
-    logger.warning(
-        "%s: %d files are copies of others and are left out", series_name(headers[0]), len(headers) - len(kept)
-    )
+    copies = len(headers) - len(kept)
+    said = "%s: %d files are copies of others and are left out" if copies > 1 else "%s: %d file is a copy and is left out"
+    logger.warning(said, series_name(headers[0]), copies)
     rest = set(kept.values())
     return [frame for frame in frames if frame.header in rest]
 

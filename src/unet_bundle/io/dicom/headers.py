@@ -41,6 +41,7 @@ class Header:
         transfer_syntax: UID.
         pixel_offset: where the pixel data's element starts in the file (in the inflated data set of a deflated one);
             None if there are no pixels.
+        patient: hash of the PatientID, empty where there is none.
     """
 
     source: Source
@@ -49,6 +50,7 @@ class Header:
     dataset: "Dataset"
     transfer_syntax: str
     pixel_offset: int | None
+    patient: bytes = b""
 
     @property
     def name(self) -> str:

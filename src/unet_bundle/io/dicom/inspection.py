@@ -184,7 +184,9 @@ def _inspected(
     except InputError as error:
         refusal = str(error)
     if copies:
-        problems.append(f"{copies} file{'s' if copies > 1 else ''} of its series under an instance UID that is there")
+        problems.append(
+            f"{copies} file{'s of its series have' if copies > 1 else ' of its series has'} the SOPInstanceUID of another"
+        )
     first = stack.frames[0] if stack is not None else volume.frames[0] if volume.frames else None
     spacing = None
     if first is not None and stack is not None:

@@ -1,5 +1,6 @@
 """The header of one DICOM file from its bytes, with bounds to what is read of a file that only seems to have one."""
 
+import hashlib
 import io
 import logging
 import re
@@ -54,6 +55,9 @@ KEYWORDS = (
 )
 """All that is read of a header: nothing that names a patient."""
 
+PATIENT_ID = 0x00100020
+"""Tag of PatientID: of it a hash is kept, to tell whether slices are of one patient."""
+
 IDENTITY = ("SOPClassUID", "Modality", "SeriesInstanceUID")
 """What tells whether an object is a slice, and of which series."""
 
@@ -71,11 +75,13 @@ class Parsed(NamedTuple):
         transfer_syntax: UID.
         pixel_offset: where the pixel data's element starts in the file (in the inflated data set of a deflated one);
             None if none was found.
+        patient: hash of the PatientID, empty where there is none.
     """
 
     dataset: "Dataset"
     transfer_syntax: str
     pixel_offset: int | None
+    patient: bytes = b""
 
 
 def parse(file: BinaryIO) -> Parsed | None:
@@ -184,6 +190,7 @@ def _parsed(file: BinaryIO) -> Parsed:
     dataset.buffer = None  # else it would keep the bytes of every file
     if force and not dataset.get("SOPClassUID"):
         raise InputError("not a DICOM file")
+    patient = _hashed_patient(dataset)
     for each in (dataset.file_meta, dataset):
         for tag in each.keys():  # noqa: SIM118 - iteration gives elements
             _check_zeros(each.get_item(tag).value)
@@ -191,18 +198,28 @@ def _parsed(file: BinaryIO) -> Parsed:
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "") or _syntax_of(dataset)
     offset = file.tell()
     if element_tag(file.read(4), syntax) in _PIXEL_TAGS:
-        return Parsed(dataset, DEFLATED if deflated else syntax, offset)
+        return Parsed(dataset, DEFLATED if deflated else syntax, offset, patient)
     cut = bounded.cut or offset > file.seek(0, io.SEEK_END)
     if cut and not all(dataset.get(keyword) for keyword in IDENTITY):
         raise InputError("cut short")
-    return Parsed(dataset, DEFLATED if deflated else syntax, None)
+    return Parsed(dataset, DEFLATED if deflated else syntax, None, patient)
 
 
 @lru_cache(maxsize=1)
 def _tags() -> list[Any]:
     from pydicom.tag import Tag
 
-    return [Tag(keyword) for keyword in KEYWORDS]
+    return [Tag(PATIENT_ID), *(Tag(keyword) for keyword in KEYWORDS)]
+
+
+def _hashed_patient(dataset: "Dataset") -> bytes:
+    """A hash in the place of the PatientID, which is taken out: nothing that is kept names a patient."""
+    if PATIENT_ID not in dataset:
+        return b""
+    stated = dataset.get_item(PATIENT_ID).value
+    del dataset[PATIENT_ID]
+    stripped = stated.strip(b" \0") if isinstance(stated, bytes) else str(stated or "").strip().encode()
+    return hashlib.blake2b(stripped, digest_size=16).digest() if stripped else b""
 
 
 def _check_zeros(value: Any) -> None:

@@ -1,7 +1,9 @@
 """MONAI's image reader for DICOM series."""
 
+import difflib
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from os import PathLike
@@ -78,8 +80,10 @@ class DicomSeriesReader(ImageReader):
         for name, value in (("on_tilt", on_tilt), ("on_gaps", on_gaps)):
             if value not in ("refuse", "resample"):
                 raise ConfigError(f"{name} is {value!r}: it must be 'refuse' or 'resample'")
+        if isinstance(series_uid, int) and not isinstance(series_uid, bool):  # as a command line may read its ending
+            series_uid = str(series_uid)
         for name, text in (("series_uid", series_uid), ("series_description", series_description)):
-            if text is not None and not isinstance(text, str):  # the ending of a UID looks like a number
+            if text is not None and not isinstance(text, str):  # of 1.10 and 1.1 the same number is made
                 raise ConfigError(f"{name} is {text!r}: it must be text, in quotes within quotes on a command line")
         if modality is not None and modality not in MODALITIES:
             raise ConfigError(f"modality is {modality!r}: DICOM is read for {', '.join(MODALITIES)}")
@@ -88,6 +92,21 @@ class DicomSeriesReader(ImageReader):
         self.series_uid = None if series_uid is None else series_uid.strip().removeprefix("...")  # as messages show it
         self.series_description, self.volume = series_description, volume
         self.modality, self.on_tilt, self.on_gaps = modality, on_tilt, on_gaps
+
+    @classmethod
+    def with_options(cls, options: Mapping[str, Any]) -> "DicomSeriesReader":
+        """The reader that a config's ``dicom`` describes.
+
+        Raises:
+            ConfigError: if one of the options is unknown, or its value none of those it may have.
+        """
+        known = inspect.signature(cls).parameters
+        for name in options:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+                raise ConfigError(f"unknown DICOM option {name!r}: {hint}")
+        return cls(**options)
 
     def verify_suffix(self, filename: Sequence[PathLike[Any] | str] | PathLike[Any] | str) -> bool:
         """Whether these paths are DICOM, by what they hold."""

@@ -182,7 +182,7 @@ def find_sources(paths: FilePath | Sequence[FilePath]) -> list[Source]:
     except OSError as error:
         raise InputError(f"the DICOM input cannot be read ({error.strerror}): check the path") from None
     except (zipfile.BadZipFile, NotImplementedError):
-        raise InputError("the zip archive with the DICOM input is damaged: get a fresh copy of it") from None
+        raise InputError("the zip archive with the DICOM input is damaged or cut short: get a fresh copy of it") from None
     return sorted(found, key=lambda source: (str(source.path), source.member or ""))
 
 
@@ -198,7 +198,11 @@ def _below(path: Path) -> list[Source]:
         return [source for source in sources if source.path.is_file()]
     if not path.exists():
         raise InputError("the DICOM input does not exist: check the path")
-    return _members(path) if zipfile.is_zipfile(path) else [Source(path)]
+    if zipfile.is_zipfile(path):
+        return _members(path)
+    if path.suffix.lower() == ZIP_SUFFIX:  # its directory stands at the end
+        raise InputError("the zip archive with the DICOM input is damaged or cut short: get a fresh copy of it")
+    return [Source(path)]
 
 
 def _picked(archive: Path, wanted: set[Path]) -> list[Source]:

@@ -129,7 +129,7 @@ def check_stack(stack: Stack, name: str, *, resample_tilt: bool, resample_gaps: 
     if stack.is_tilted and not resample_tilt:
         raise InputError(
             f"{name} has a gantry tilt of {stack.tilt_degrees:.1f} degrees: "
-            "set on_tilt='resample' to have it sheared right"
+            "set dicom::on_tilt to resample to have it sheared right"
         )
     if stack.is_tilted and stack.tilt_degrees > MAX_TILT_DEGREES:
         raise InputError(
@@ -140,7 +140,7 @@ def check_stack(stack: Stack, name: str, *, resample_tilt: bool, resample_gaps: 
         return
     found = _gaps(stack, name)
     if not resample_gaps:
-        raise InputError(f"{found}: give the whole series, or set on_gaps='resample' to have them interpolated")
+        raise InputError(f"{found}: give the whole series, or set dicom::on_gaps to resample to have them interpolated")
     factor = float(np.diff(stack.depths).max() / stack.distance)
     if factor > MAX_GAP_FACTOR:
         raise InputError(
