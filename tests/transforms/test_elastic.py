@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,24 +186,14 @@ def test_a_real_scan_keeps_its_volume(shared_data: Callable[[str], Path]) -> Non
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.05)
 
 
-def test_a_patch_needs_no_more_memory_than_a_slab() -> None:
+def test_a_patch_needs_no_more_memory_than_a_slab(largest_tensor: Any) -> None:
     """What is computed at a time follows the slab, not the patch."""
     drawn = PatchDraw(np.array([63.5, 31.5, 31.5]), np.eye(3), ControlGrid(np.ones((3, 3, 3, 3)), (64.0,) * 3))
     size = (128, 64, 64)
     image = torch.rand(1, *size)
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor):
-                largest = max(largest, out.untyped_storage().nbytes())
-            return out
-
-    with Watch():
+    with largest_tensor:
         sample_patch(image, drawn, size, "bilinear")
-    assert largest <= 128 * 64 * 64 * 3 * 4 / 2
+    assert largest_tensor.nbytes <= 128 * 64 * 64 * 3 * 4 / 2
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import numpy as np
 
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import format_shape
-from unet_bundle.io.dicom.frames import Frame, frames_of
+from unet_bundle.io.dicom.frames import Frame
 from unet_bundle.io.dicom.headers import Header
 from unet_bundle.io.dicom.kinds import MODALITIES, has_place, is_localizer, left_out
+from unet_bundle.io.dicom.objects import frames_of
 from unet_bundle.io.dicom.splitting import split_meanings, split_repeats
 
 logger = logging.getLogger(__name__)
@@ -242,7 +243,9 @@ def without_copies(frames: list[Frame]) -> list[Frame]:
     if len(kept) == len(headers):
         return frames
     copies = len(headers) - len(kept)
-    said = "%s: %d files are copies of others and are left out" if copies > 1 else "%s: %d file is a copy and is left out"
+    said = (
+        "%s: %d files are copies of others and are left out" if copies > 1 else "%s: %d file is a copy and is left out"
+    )
     logger.warning(said, series_name(headers[0]), copies)
     rest = set(kept.values())
     return [frame for frame in frames if frame.header in rest]
