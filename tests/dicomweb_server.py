@@ -79,6 +79,12 @@ class _Handler(BaseHTTPRequestHandler):
             study = path[-2]
             found = [each for each in self.owner.described.values() if each["0020000D"]["Value"] == [study]]
             self._answer(json.dumps(found).encode(), "application/dicom+json")
+        elif path[-1] == "instances":
+            found = [
+                {"00080018": {"vr": "UI", "Value": [pydicom.dcmread(io.BytesIO(each)).SOPInstanceUID]}}
+                for each in self.owner.files[path[-2]]
+            ]
+            self._answer(json.dumps(found).encode(), "application/dicom+json")
         else:
             self._send_series(self.owner.files[path[-1]])
 

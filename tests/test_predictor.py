@@ -92,3 +92,24 @@ def test_no_bundle_is_refused(tmp_path: Path) -> None:
 def test_voxels_without_a_grid_are_refused(predictor: Predictor) -> None:
     with pytest.raises(InputError, match="voxels come without their grid: give affine"):
         predictor(np.zeros((1, 30, 40, 30), np.float32))
+
+
+def test_a_path_that_leads_nowhere_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    for path in (tmp_path / "none", [tmp_path / "none"]):
+        with pytest.raises(InputError, match=r"^none does not exist: check the path"):
+            predictor(path)
+
+
+def test_a_format_that_cannot_say_where_slices_lie_is_refused_before_the_network_runs(
+    synthetic: Any, predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("highdicom")
+    sizes = {"shape": (40, 36, 30), "spacing": (1.0, 1.0, 1.0), "modality": "MR"}
+    series = synthetic.write_series(tmp_path / "series", **sizes, skip=(4,))
+    resampling = Predictor(BUNDLE, device="cpu", overrides={"dicom::on_gaps": "resample"})
+    with caplog.at_level("INFO"), pytest.raises(InputError, match="unequal slice distances"):
+        resampling.save(series.folder, tmp_path / "out", output_format="nifti")
+    assert "windows" not in caplog.text
+    resampling.save(series.folder, tmp_path / "out", output_format="dicom-seg")
+    with pytest.raises(InputError, match="set dicom::on_gaps to resample"):
+        predictor(series.folder)

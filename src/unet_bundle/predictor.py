@@ -20,6 +20,8 @@ from monai.transforms import Compose
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import LoadImaged, SaveImaged
+from unet_bundle.io.output_format import AUTO
+from unet_bundle.io.source_grid import check_sayable, is_dicom, source_series
 from unet_bundle.runtime import our_error
 from unet_bundle.training.checkpoints import load_checkpoint, load_weights
 
@@ -115,7 +117,8 @@ class Predictor:
             for key, value in {"output_dir": str(output_dir), **overrides}.items():
                 self._set(key, value)
             steps = _steps(self._made("postprocessing"))
-        item = self._segmented(scan, None)
+            output_format = str(self._parser.get("output_format", AUTO))
+        item = self._segmented(scan, None, output_format)
         start = time.perf_counter()
         with _plain_errors():
             Compose([step for step in steps if isinstance(step, SaveImaged)])(item)
@@ -131,7 +134,7 @@ class Predictor:
         with _plain_errors():
             return self._parser.get_parsed_content(name)
 
-    def _segmented(self, scan: Any, affine: Any) -> dict[str, Any]:
+    def _segmented(self, scan: Any, affine: Any, output_format: str = AUTO) -> dict[str, Any]:
         start = time.perf_counter()
         steps = copy.deepcopy(self._steps)  # readers and transforms keep notes of what they did last
         if isinstance(scan, np.ndarray | torch.Tensor):
@@ -141,6 +144,9 @@ class Predictor:
             item = {"image": [str(part) for part in scan] if isinstance(scan, list | tuple) else str(scan)}
         with _plain_errors():
             prepared: Any = Compose(steps)(item)
+        meta = prepared["image"].meta
+        if is_dicom(meta):
+            check_sayable(source_series(meta, output_format), output_format)
         ready = time.perf_counter()
         with torch.no_grad():
             labels = self._inferer(prepared["image"][None].to(self.device), self.network)

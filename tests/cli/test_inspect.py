@@ -64,7 +64,7 @@ def test_other_volumes_and_dicom_together(
     text = capsys.readouterr().out
     assert "    is damaged or cut short" in text
     assert "CT series 0" in text
-    assert "3 of 4 can be read.\nOf a folder with other scans directly in it predict takes those alone" in text
+    assert "3 of 4 can be read.\nOf a folder with DICOM series and several other scans predict takes neither" in text
     assert main(["inspect", str(whole)]) == 0
     assert "1 of 1 can be read." in capsys.readouterr().out
 
@@ -97,3 +97,14 @@ def test_a_damaged_file_is_found_by_its_path_when_asked_for(
     assert main(["inspect", str(tmp_path), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (len(found["damaged"]), len(found["volumes"]), found["paths"]) == (1, 1, None)
+
+
+def test_what_a_damaged_file_holds_up_is_not_said_to_be_read(
+    synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthetic.write_series(tmp_path / "a")
+    (tmp_path / "a" / "damaged.dcm").write_bytes(b"")
+    assert main(["inspect", str(tmp_path)]) == 1
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[1].endswith("held up")
+    assert any(row.startswith("0 of 1 can be read.") for row in rows)

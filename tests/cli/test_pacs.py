@@ -118,7 +118,7 @@ def test_a_file_that_is_no_result_is_not_stored(
 def test_a_dry_run_asks_what_there_is_and_fetches_nothing(
     predict: Any, held: Any, dicomweb_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held(1)
+    uid = held(1)
     assert predict() == 0
     held(2)
     held(3, "CT")
@@ -132,7 +132,8 @@ def test_a_dry_run_asks_what_there_is_and_fetches_nothing(
     assert "MR series 2 (....8.498.0.2.2), 10 files" in said
     assert "The results would be stored" in said
     assert "left out: CT series 3" in said
-    assert list(dicomweb_server.asked) == [f"GET /dicom-web/studies/{STUDY}/series"]
+    asked = f"GET /dicom-web/studies/{STUDY}/series"
+    assert list(dicomweb_server.asked) == [asked, f"{asked}/{uid}/instances"]
     assert sorted((tmp_path / "out").iterdir()) == before
     assert predict("--dry-run", "--overlapp", "0.1") == 2
 
@@ -143,7 +144,7 @@ def test_a_series_that_does_not_fit_keeps_no_other_from_being_stored(
     uid = held(1)
     assert predict() == 0
     held(2, lean=(0.0, 0.3))
-    assert predict("--store") == 0
+    assert predict("--store") == 1, "a series that fits the model was refused"
     assert "gantry tilt" in capsys.readouterr().out
     assert stored(dicomweb_server) == [("SEG", uid)]
 

@@ -135,7 +135,8 @@ def test_series_that_are_refused(bundle: Path, study: Any, silent: Any, tmp_path
     assert main(["predict", str(bundle), "study", "out"]) == 1
     text = silent()
     assert "2 of 3 scans segmented" in text
-    assert text.count("left out: ") == 4
+    assert text.count("  left out: ") == 1
+    assert text.count("  refused: ") == 4
     check_files(tmp_path / "out")
 
 

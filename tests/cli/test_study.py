@@ -45,16 +45,17 @@ def test_every_series_that_fits_is_segmented(
 ) -> None:
     study({"modality": "MR"}, {"modality": "CT"}, {"modality": "MR", "lean": (0.0, 0.3)}, {"modality": "MR"})
     line = ["predict", str(bundle), str(tmp_path / "PLANTED"), str(tmp_path / "out")]
-    assert main(line) == 0
+    assert main(line) == 1, "a series that fits the model is refused"
     captured = capsys.readouterr()
     assert "2 of 2 scans segmented" in captured.out
-    reasons = [each for each in captured.out.splitlines() if each.startswith("  left out: ")]
+    reasons = [each for each in captured.out.splitlines() if each.startswith("  ")]
     assert len(reasons) == 2
-    assert "CT series 2" in reasons[0]
+    assert reasons[0].startswith("  left out: CT series 2")
     assert "is CT, the model needs MR" in reasons[0]
+    assert reasons[1].startswith("  refused: MR series 3")
     assert "tilt of 16.7 degrees" in reasons[1]
     assert names(tmp_path / "out") == [f"{uid(1)}_seg.dcm", f"{uid(4)}_seg.dcm", "volumes.csv"]
-    assert main(line) == 0
+    assert main(line) == 1
     assert "2 of 2 are already there and skipped" in capsys.readouterr().out
     assert main([*line, "--dicom::on_tilt", "resample"]) == 0
     assert "1 of 1 scans segmented" in capsys.readouterr().out

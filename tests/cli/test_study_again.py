@@ -1,6 +1,7 @@
 """`unet-bundle predict` on a study again: a result counts as done if it was made of the very same slices."""
 
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_the_result_of_another_volume_of_the_series_is_made_again(
         dataset.EchoTime = 20
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{index}"
 
-    synthetic.write_series(tmp_path / "study" / "b", **SIZES, edit=second, seed=1)
+    synthetic.write_series(tmp_path / "study" / "b", **SIZES, edit=second)
     assert predict(first.folder.parent, "--dicom::volume", "1") == 0
     assert predict(first.folder.parent, "--dicom::volume", "2") == 0
     assert "it is made again" in capsys.readouterr().out
@@ -180,3 +181,36 @@ def test_an_output_that_cannot_be_written_is_refused_first(
             captured = capsys.readouterr()
             assert captured.err.rstrip().splitlines()[-1].startswith(f"Error: {folder} cannot be ")
             assert "refused" not in captured.out
+
+
+def test_the_hint_of_inspect_works_when_it_is_pasted(
+    predict: Any, synthetic: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def edit(offset: int) -> Callable[[int, Any], None]:
+        def change(index: int, dataset: Any) -> None:
+            dataset.SeriesInstanceUID, dataset.EchoTime = "1.2.4.0409060423022", 10 + offset
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.{offset}.{index}"
+
+        return change
+
+    for number in (1, 2):
+        synthetic.write_series(tmp_path / "study" / str(number), **SIZES, edit=edit(number))
+    synthetic.write_series(tmp_path / "study" / "3", **SIZES, series=3)
+    main(["inspect", str(tmp_path / "study")])
+    hints = re.findall(r"--dicom::series_uid .*", capsys.readouterr().out)
+    assert len(hints) == 2
+    for hint in hints:
+        assert predict(tmp_path / "study", *shlex.split(hint), "--dry-run") == 0
+        said = capsys.readouterr().out
+        assert "1 scans would be segmented" in said
+        assert "left out: 10 objects are of series that were not asked for" in said
+
+
+def test_the_line_of_monai_keeps_digits_text(predict: Any, synthetic: Any, tmp_path: Path, capsys: Any) -> None:
+    import fire
+
+    series = synthetic.write_series(tmp_path / "study", **SIZES)
+    predict(series.folder, "--dicom::series_uid", "0.2", "--dry-run")
+    words = shlex.split(re.search(r"MONAI: (.*)", capsys.readouterr().out)[1])
+    typed = words[words.index("--dicom::series_uid") + 1]
+    assert fire.Fire(lambda value: value, [typed]) == "0.2"

@@ -122,3 +122,12 @@ def test_a_weight_that_is_no_number_is_left_out(synthetic, tmp_path, output_form
     assert "PatientWeight" not in dataset
     assert dataset.PatientID == synthetic.PLANTED[1]
     assert "77 kg" not in caplog.text + "".join(str(each.message) for each in recwarn)
+
+
+@pytest.mark.parametrize(("number", "result"), [(3, 301), (0, 1), ("", 1001), (99_999_999, 1001), (-5, 1001)])
+@pytest.mark.parametrize("output_format", ["dicom-seg", "rtstruct"])
+def test_a_result_has_a_series_number_of_its_own(synthetic, tmp_path, number, result, output_format):
+    series = synthetic.write_series(
+        tmp_path / "series", shape=(*SHAPE, 4), edit=lambda _, each: setattr(each, "SeriesNumber", number)
+    )
+    assert pydicom.dcmread(save(series.folder, tmp_path / "out", output_format)).SeriesNumber == result

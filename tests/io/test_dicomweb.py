@@ -138,3 +138,9 @@ def test_no_server(caplog):
     with pytest.raises(InputError, match=r"127\.0\.0\.1:1 does not answer"):
         DicomWeb("http://127.0.0.1:1/dicom-web").series("1.2")
     assert "Traceback" not in caplog.text
+
+
+def test_https_of_a_server_that_speaks_none(dicomweb_server):
+    with pytest.raises(InputError, match="speaks no https") as refusal:
+        DicomWeb(dicomweb_server.url.replace("http:", "https:")).series("1.2")
+    assert "certificate" not in str(refusal.value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def make_folder(folder: Path) -> None:
     """Make the folder for the results.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +38,26 @@ def make_folder(folder: Path) -> None:
         raise ConfigError(
             f"{folder} cannot be made ({error.strerror}): give another folder for the results."
         ) from error
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_writable(folder, error.strerror) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written, or made, before any work; nothing is made.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    there = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _not_writable(folder, "no permission")
+
+
+def _not_writable(folder: Path, reason: str | None) -> ConfigError:
+    return ConfigError(f"{folder} cannot be written ({reason}): give another folder for the results.")
 
 
 def run_one_by_one(workflow: Any) -> dict[str, str]:

@@ -84,8 +84,7 @@ def table(found: Inspection) -> list[str]:
     for volume in found.volumes:
         size = format_shape(volume.size) if volume.size else "?"
         spacing = format_spacing(volume.spacing) if volume.spacing else "?"
-        verdict = "refused" if volume.refusal else "to choose" if volume.choice else "read"
-        rows.append((volume.name, size, spacing, volume.plane or "?", str(volume.files), verdict))
+        rows.append((volume.name, size, spacing, volume.plane or "?", str(volume.files), _verdict(volume, found)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     shown = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines = shown[:1]
@@ -94,6 +93,16 @@ def table(found: Inspection) -> list[str]:
     lines += [f"left out: {count} object{'s' if count > 1 else ''}, {why}" for why, count in found.left_out.items()]
     lines += [f"damaged: {message}" for message in found.damaged]
     return [*lines, *_legend(found, lines), *_summary(found)]
+
+
+def _verdict(volume: Inspected, found: Inspection) -> str:
+    if volume.refusal:
+        return "refused"
+    if volume.left_out:
+        return "left out"
+    if volume.choice:
+        return "to choose"
+    return "read" if volume in found.readable else "held up"
 
 
 def _legend(found: Inspection, lines: list[str]) -> list[str]:
@@ -123,5 +132,5 @@ def _notes(volume: Inspected) -> list[str]:
     refusal = (volume.refusal or "").removeprefix(f"{volume.name} ")
     # The refusal is the problem with the remedy behind it: saying both would be saying it twice.
     notes += [problem for problem in volume.problems if problem != refusal]
-    notes += [note for note in (refusal, volume.choice) if note]
+    notes += [note for note in (refusal, volume.left_out, volume.choice) if note]
     return [f"    {note}" for note in notes]

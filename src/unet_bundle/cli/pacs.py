@@ -25,7 +25,8 @@ With --dicomweb the series come from a PACS, and INPUT is left out. Login and pa
 file that the environment variable NETRC names), never on the command line; they are sent by https only, and by http
 to this computer. --store stores the results of this study in this run's format and nothing else that lies in OUTPUT;
 a result that is already there is stored if it was made by the same model in the same version, else the run ends before
-it starts. Series with such a result are not fetched again."""
+it starts. Series with a DICOM result of all their slices are not fetched again. Storing the same from another OUTPUT
+adds another result: the PACS does not replace one by the other."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,29 @@ def store_results(pacs: Pacs, results: Sequence[Path]) -> None:
         raise InputError(
             f"{len(results) - len(files)} of {len(results)} series have no DICOM result to store: see the lines above."
         )
+
+
+def are_of_all(pacs: Pacs, series: str, results: Sequence[Path]) -> bool:
+    """Whether one of these results was made of all that the server has of a series, so that it need not be fetched.
+
+    Args:
+        pacs: where the series is.
+        series: its UID.
+        results: files; only DICOM says what it was made of.
+
+    Returns:
+        False also if the server does not say what it has.
+    """
+    from unet_bundle.io.results import referenced_instances
+
+    files = [path for path in results if path.suffix.lower() == ".dcm"]
+    if not files:
+        return False
+    try:
+        instances = pacs.server.instances(pacs.study, series)
+    except InputError:  # not every server lists them; whether it can be reached shows when the series is fetched
+        return False
+    return any(referenced_instances(path) == instances for path in files)
 
 
 def check_makers(results: Sequence[Path], algorithm: Mapping[str, Any] | None) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unet_bundle.cli import pacs
-from unet_bundle.cli.cases import check_model, make_folder, run_one_by_one, say_refused
-from unet_bundle.cli.study import Item, Work, find_work, is_done, reading_options, result_of
+from unet_bundle.cli.cases import check_model, check_writable, make_folder, run_one_by_one, say_refused
+from unet_bundle.cli.study import Item, Work, find_work, reading_options, result_of, results_of
 from unet_bundle.cli.workflow import (
     OVERRIDES_HELP,
     Overrides,
@@ -38,7 +38,8 @@ INPUT is a scan or a folder of scans. Each gives one label map <scan>_seg.nii.gz
 volumes.csv holds the volume of each structure in ml (of planes the area in mm2).
 Of a DICOM study (folder, .zip) every series is segmented that fits the bundle's modality, and named by its UID.
 {pacs.EPILOG}
-What is already there is skipped. A scan that is refused is named at the end; the others are done, the exit code is 1.
+What is already there is skipped, that of a DICOM series if it was made of the same slices. A scan that is refused is
+named at the end; the others are done, the exit code is 1, also if a series of the bundle's modality is refused.
 {OVERRIDES_HELP}
 
 examples:
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     source = pacs.pacs_of(args)
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"{args.output} is a file: give a folder for the label maps.")
+    check_writable(args.output)
     own = {"dataset_dir": str(args.input or ""), "output_dir": str(args.output), **_own(args)}
     settings = _Settings(read_config(args.bundle, FILES[0]), parse_overrides(args.overrides, own))
     if source is not None:
@@ -106,16 +108,20 @@ def _segment_study(args: argparse.Namespace, settings: _Settings, source: pacs.P
     options = reading_options(settings.config, settings.overrides)
     series, left_out = pacs.look(source, options.get("modality"))
     there: list[Item] = []
-    if not any(options.get(choice) for choice in ("series_uid", "series_description")):  # known when they are read
-        there = [item for each in series if _is_done(args, settings, item := {"series": each.uid})]
+    if not any(
+        options.get(choice) for choice in ("series_uid", "series_description", "volume")
+    ):  # known when they are read
+        there = [item for each in series if _results(args, settings, item := {"series": each.uid})]
     workflow = _load(args, settings, [])  # what is wrong with the bundle is said before an hour of fetching
     _check_makers(args, settings, there, workflow)
+    there = [item for item in there if pacs.are_of_all(source, item["series"], _results(args, settings, item))]
     wanted = [each for each in series if {"series": each.uid} not in there]
     if args.dry_run:
         _say_skipped(len(there), len(series))
         pacs.say_what_would_be_done(source, wanted, store=args.store)
-        _say_left_out(left_out)
+        _say_left_out(Work([], left_out))
         return EXIT_OK
+    make_folder(args.output)
     with pacs.fetched(source, wanted) as folder:
         found = Work([])
         try:
@@ -124,34 +130,41 @@ def _segment_study(args: argparse.Namespace, settings: _Settings, source: pacs.P
         except InputError as refusal:
             if not there:
                 raise
-            found = Work([], [str(refusal)])
+            found = Work([], refused=[str(refusal)])
         settings.overrides["dataset_dir"] = str(folder)
-        work = Work([*there, *found.items], [*left_out, *found.left_out])
+        work = Work([*there, *found.items], [*left_out, *found.left_out], found.refused, found.sources)
         return _segment(args, settings, work, source)
 
 
 def _segment(args: argparse.Namespace, settings: _Settings, work: Work, source: pacs.Pacs | None = None) -> int:
     if not work.items:
-        _say_left_out(work.left_out)
+        _say_left_out(work)
         raise InputError("no series of the study fits the bundle: the reasons stand above.")
-    todo = [item for item in work.items if not _is_done(args, settings, item)]
+    there = [item for item in work.items if _results(args, settings, item)]
+    done = [item for item in there if _is_done(args, settings, item, work)]
+    todo = [item for item in work.items if item not in done]
+    refused = _unsayable(settings, todo, work)
+    todo = [item for item in todo if item.get("series") not in refused]
     workflow = _load(args, settings, todo)
-    _check_makers(args, settings, [item for item in work.items if item not in todo], workflow)
-    _say_skipped(len(work.items) - len(todo), len(work.items))
+    _check_makers(args, settings, there, workflow)
+    _say_skipped(len(done), len(work.items))
     if args.dry_run:
         say(f"{len(todo)} scans would be segmented.")
-        _say_left_out(work.left_out)
-        return EXIT_OK
+        say_refused(refused)
+        _say_left_out(work)
+        return EXIT_CASES_FAILED if refused or work.refused else EXIT_OK
     make_folder(args.output)
-    refused = run_one_by_one(workflow)
-    workflow.finalize()
-    say(f"{len(todo) - len(refused)} of {len(todo)} scans segmented, in {args.output}")
+    if todo:
+        count = len(todo) + len(refused)
+        refused |= run_one_by_one(workflow)
+        workflow.finalize()
+        say(f"{count - len(refused)} of {count} scans segmented, in {args.output}")
     say_refused(refused)
-    _say_left_out(work.left_out)
+    _say_left_out(work)
     if source is not None and args.store:
         results = [_stored(args, settings, item) for item in work.items if item["series"] not in refused]
         pacs.store_results(source, results)
-    return EXIT_CASES_FAILED if refused else EXIT_OK
+    return EXIT_CASES_FAILED if refused or work.refused else EXIT_OK
 
 
 def _load(args: argparse.Namespace, settings: _Settings, todo: list[Item]) -> Any:
@@ -168,11 +181,41 @@ def _check_makers(args: argparse.Namespace, settings: _Settings, done: Sequence[
         pacs.check_makers([_stored(args, settings, item) for item in done], algorithm)
 
 
-def _is_done(args: argparse.Namespace, settings: _Settings, item: Item) -> bool:
-    """Whether a scan is not segmented again, since its result is there."""
+def _results(args: argparse.Namespace, settings: _Settings, item: Item) -> list[Path]:
+    """What is there of results that would keep a scan from being segmented again."""
     if args.overwrite:
-        return False
-    return _stored(args, settings, item).exists() if args.store else is_done(item, args.output, settings.output_format)
+        return []
+    if args.store:
+        stored = _stored(args, settings, item)
+        return [stored] if stored.exists() else []
+    return results_of(item, args.output, settings.output_format)
+
+
+def _is_done(args: argparse.Namespace, settings: _Settings, item: Item, work: Work) -> bool:
+    """Whether a scan's result is there; that of a series must be of the same slices."""
+    from unet_bundle.io.results import is_result_of
+
+    source = work.sources.get(item.get("series", ""))
+    found = _results(args, settings, item)
+    if source is None or any(is_result_of(path, source) for path in found):
+        return True
+    say(f"{found[0].name} is of other slices than the series has: it is made again.")
+    return False
+
+
+def _unsayable(settings: _Settings, todo: Sequence[Item], work: Work) -> dict[str, str]:
+    """The series that have no place in the format of the results, with the reason."""
+    from unet_bundle.io.source_grid import check_sayable
+
+    refused: dict[str, str] = {}
+    for item in todo:
+        source = work.sources.get(item.get("series", ""))
+        try:
+            if source is not None:
+                check_sayable(source, settings.output_format)
+        except InputError as error:
+            refused[item["series"]] = str(error)
+    return refused
 
 
 def _stored(args: argparse.Namespace, settings: _Settings, item: Item) -> Path:
@@ -194,6 +237,8 @@ def _say_skipped(done: int, count: int) -> None:
         say(f"{done} of {count} are already there and skipped (--overwrite does them again).")
 
 
-def _say_left_out(reasons: Sequence[str]) -> None:
-    for reason in reasons:
+def _say_left_out(work: Work) -> None:
+    for reason in work.left_out:
         say(f"  left out: {reason}")
+    for reason in work.refused:
+        say(f"  refused: {reason}")

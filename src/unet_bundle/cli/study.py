@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unet_bundle.runtime import SEPARATOR
+
+if TYPE_CHECKING:
+    from unet_bundle.io.dicom import SourceSeries
 
 Item = dict[str, Any]
 
@@ -19,10 +22,14 @@ class Work:
     Attributes:
         items: for the config's data set.
         left_out: why series of a DICOM study are not among them, a line for each.
+        refused: likewise those that fit the bundle's modality.
+        sources: the planes of each series among the items, by its UID.
     """
 
     items: list[Item]
     left_out: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    sources: dict[str, SourceSeries] = field(default_factory=dict)
 
 
 def find_work(path: Path, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Work:
@@ -43,7 +50,9 @@ def find_work(path: Path, config: Mapping[str, Any], overrides: Mapping[str, Any
     study = find_study(path, channels, reading_options(config, overrides))
     if study is not None:
         alone = len(study.series) < 2  # then the refusal is the error itself
-        return Work(study.cases() if study.fitting or alone else [], study.reasons())
+        items = study.cases() if study.fitting or alone else []
+        sources = {item["series"]: each.source for item, each in zip(items, study.fitting, strict=True) if each.source}
+        return Work(items, study.reasons(with_refused=False), study.refused, sources)
     return Work(find_images(path, channels) if path.is_dir() else [{"image": str(path)}])
 
 
@@ -60,8 +69,8 @@ def reading_options(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     return options
 
 
-def is_done(item: Mapping[str, Any], folder: Path, output_format: str) -> bool:
-    """Whether a scan's result is there.
+def results_of(item: Mapping[str, Any], folder: Path, output_format: str) -> list[Path]:
+    """The files that are there of what may be a scan's result.
 
     Args:
         item: of the config's data set.
@@ -73,7 +82,7 @@ def is_done(item: Mapping[str, Any], folder: Path, output_format: str) -> bool:
     """
     # Of a series that no SEG can refer to "auto" writes NIfTI.
     formats = [output_format, *(["nifti"] if output_format == "auto" and "series" in item else [])]
-    return any(result_of(item, folder, each).exists() for each in formats)
+    return [path for each in formats if (path := result_of(item, folder, each)).exists()]
 
 
 def result_of(item: Mapping[str, Any], folder: Path, output_format: str) -> Path:

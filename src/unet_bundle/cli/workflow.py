@@ -23,6 +23,12 @@ OVERRIDES_HELP = """\
 Any value of the configs is changed by --key value, as in the MONAI CLI: --batch_size 4, --network_def::dropout 0.1"""
 
 
+AS_TYPED = (f"dicom{SEPARATOR}series_uid", f"dicom{SEPARATOR}series_description")
+"""Ends of the keys whose values are text, be they digits: the ending of a UID may look like a number."""
+
+QUOTES = "'\""
+
+
 def say(text: str = "") -> None:
     """Print a line for the person; logs go to the error stream."""
     sys.stdout.write(f"{text}\n")
@@ -99,8 +105,16 @@ def parse_overrides(arguments: Sequence[str], own: Mapping[str, Any]) -> Overrid
         key = flag.removeprefix("--").replace("#", SEPARATOR)
         if key in own or key == "bundle_root":
             raise ConfigError(f"{flag} is set by the other arguments of this command: leave it out.")
-        overrides[key] = _value(value)
+        overrides[key] = _text(value) if key.endswith(AS_TYPED) else _value(value)
     return overrides
+
+
+def _text(typed: str) -> str | None:
+    """What was typed, without quotes round it, which are needed elsewhere to keep a number from being read as one."""
+    if typed == "null":
+        return None
+    quoted = len(typed) > 1 and typed[0] == typed[-1] and typed[0] in QUOTES
+    return typed[1:-1] if quoted else typed
 
 
 def _value(text: str) -> Any:
@@ -110,7 +124,7 @@ def _value(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    if isinstance(value, str):
+    if isinstance(value, str) and not text.lstrip().startswith(tuple(QUOTES)):
         with contextlib.suppress(ValueError):  # YAML wants a point in 1e-3
             return float(value)
     return value
@@ -189,5 +203,6 @@ def monai_line(bundle: Path, files: Sequence[str], overrides: Mapping[str, Any])
     config_file = paths[0] if len(paths) == 1 else str(paths)
     words = ["python", "-m", "monai.bundle", "run", "--config_file", config_file, "--bundle_root", str(bundle)]
     for key, value in overrides.items():
-        words += [f"--{key}", str(value)]
+        is_other = isinstance(value, str) and not isinstance(_value(value), str)
+        words += [f"--{key}", repr(value) if is_other else str(value)]
     return shlex.join(words)

@@ -17,7 +17,7 @@ from unet_bundle.io.algorithm import MANUFACTURER, Algorithm
 from unet_bundle.io.dicom.record import SourceSeries, SourceSlice
 from unet_bundle.io.label_writer import SeriesWriter
 from unet_bundle.io.segments import ANATOMY, Code, Segment, code_parts, segments_of
-from unet_bundle.io.source_grid import UTF_8, source_header
+from unet_bundle.io.source_grid import UTF_8, series_number, source_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -136,7 +136,11 @@ def _structure_set(header: Dataset, source: SourceSeries, algorithm: Algorithm) 
     dataset.SOPClassUID, dataset.SOPInstanceUID = RT_STRUCTURE_SET, generate_uid()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", generate_uid(), 1
+    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = (
+        "RTSTRUCT",
+        generate_uid(),
+        series_number(header),
+    )
     dataset.SeriesDescription, dataset.OperatorsName = f"{algorithm.name} {algorithm.version}"[:64], ""
     dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, algorithm.name
     dataset.SoftwareVersions, dataset.InstanceNumber = __version__, 1

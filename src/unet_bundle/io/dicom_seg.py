@@ -19,7 +19,7 @@ from unet_bundle.io.dicom.record import SourceSeries
 from unet_bundle.io.dicom_seg_frames import FULL, FrameLayout, SegmentationType, save_frames
 from unet_bundle.io.label_writer import SeriesWriter
 from unet_bundle.io.segments import Code, Segment, code_parts, segments_of
-from unet_bundle.io.source_grid import BREAKS_STANDARD, UTF_8, source_header
+from unet_bundle.io.source_grid import BREAKS_STANDARD, UTF_8, series_number, source_header
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -111,7 +111,7 @@ def _skeleton(
                 segmentation_type=kind,
                 segment_descriptions=descriptions,
                 series_instance_uid=generate_uid(),
-                series_number=1,
+                series_number=series_number(header),
                 sop_instance_uid=generate_uid(),
                 instance_number=1,
                 manufacturer=MANUFACTURER,

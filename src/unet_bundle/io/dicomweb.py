@@ -28,6 +28,7 @@ MAX_SERIES = 1000
 
 _ANY_SYNTAX = (("application/dicom", "*"),)  # as it is stored: what the server would decode, the reader does
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_INSTANCE_UID = "00080018"
 _MODALITY, _SERIES_UID, _SERIES_NUMBER, _COUNT = "00080060", "0020000E", "00200011", "00201209"
 _REFUSED, _FORBIDDEN, _MISSING = 401, 403, 404
 
@@ -99,6 +100,16 @@ class DicomWeb:
         if not series:
             raise InputError(f"{self.host} has no such study: check the UID")
         return sorted(series, key=lambda each: (each.number or 0, each.uid))
+
+    def instances(self, study_uid: str, series_uid: str) -> set[str]:
+        """SOPInstanceUIDs of a series; fewer than it has if the server lists no more.
+
+        Raises:
+            InputError: if the server cannot be reached or refuses.
+        """
+        with self._spoken("series"):
+            found = self._client.search_for_instances(study_uid, series_uid, fields=["SOPInstanceUID"])
+            return {str(entry[_INSTANCE_UID]["Value"][0]) for entry in found}
 
     def fetch(self, study_uid: str, series: RemoteSeries, folder: Path) -> int:
         """Write the instances of a series into a folder as they come, under running numbers.
@@ -176,10 +187,8 @@ class DicomWeb:
             raise InputError(
                 f"{self.host} sends elsewhere: give the URL that it leads to, if that is trusted"
             ) from None
-        except requests.exceptions.SSLError:
-            raise InputError(
-                f"{self.host} has a certificate that is not trusted: name its authority in REQUESTS_CA_BUNDLE"
-            ) from None
+        except requests.exceptions.SSLError as error:
+            raise InputError(f"{self.host} {_without_https(str(error))}") from None
         except requests.exceptions.ChunkedEncodingError:
             raise InputError(f"{self.host} broke off in the middle: try again") from None
         except (requests.ConnectionError, requests.Timeout):
@@ -238,6 +247,13 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def _without_https(said: str) -> str:
+    """What is wrong where no https connection comes about."""
+    if "CERTIFICATE" in said.upper():
+        return "has a certificate that is not trusted: name its authority in REQUESTS_CA_BUNDLE"
+    return "speaks no https that this computer knows: check the port, or give its http URL if it has no other"
 
 
 def _answer(status: int, what: str) -> str:

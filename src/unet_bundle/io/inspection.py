@@ -11,12 +11,16 @@ from unet_bundle.errors import InputError
 from unet_bundle.geometry import spacing_of
 from unet_bundle.io.dicom.inspection import Inspected, Inspection, inspect_dicom, plane_of
 from unet_bundle.io.dicom.sources import holds_dicom
+from unet_bundle.io.layouts.mixed import too_many
 from unet_bundle.io.layouts.names import VOLUME_SUFFIXES, is_scan, scans_in
 from unet_bundle.io.readers import NiftiReader
 from unet_bundle.io.volume_files import VolumeReader
 
-BOTH = "Of a folder with other scans directly in it predict takes those alone: give it the folder of the DICOM series."
-"""What is said of a folder that holds DICOM and other scans."""
+LEFT_OUT = "is left out beside DICOM series: give predict the file itself"
+"""What is said of the one scan in another format that lies in the folder of a DICOM study."""
+
+EITHER = "Of a folder with DICOM series and several other scans predict takes neither: give it the folder of one kind."
+"""What is said of a folder where either may be meant."""
 
 
 def inspect_path(path: Path, *, show_descriptions: bool = False, show_paths: bool = False) -> Inspection:
@@ -32,10 +36,13 @@ def inspect_path(path: Path, *, show_descriptions: bool = False, show_paths: boo
     """
     files = [path] if is_scan(path) else scans_in(path)
     volumes = tuple(inspect_file(file) for file in files if file.name.lower().endswith(VOLUME_SUFFIXES))
-    if volumes and (is_scan(path) or not holds_dicom(path)):
+    if volumes and (is_scan(path) or not holds_dicom(path, beside_scans=True)):
         return Inspection(volumes, Counter())
     dicom = inspect_dicom(path, show_descriptions=show_descriptions, show_paths=show_paths)
-    return dataclasses.replace(dicom, volumes=(*volumes, *dicom.volumes), note=BOTH if volumes else None)
+    either = bool(dicom.volumes) and too_many(files)
+    if dicom.volumes and not either:
+        volumes = tuple(dataclasses.replace(each, left_out=LEFT_OUT) for each in volumes)
+    return dataclasses.replace(dicom, volumes=(*volumes, *dicom.volumes), note=EITHER if either else None)
 
 
 def inspect_file(path: Path) -> Inspected:
@@ -46,7 +53,7 @@ def inspect_file(path: Path) -> Inspected:
     """
     size, spacing, plane, refusal = None, None, None, None
     try:
-        shape, affine = _grid_of(path)
+        shape, affine = grid_of(path)
         size = tuple(int(side) for side in shape)
         spacing = tuple(float(edge) for edge in spacing_of(affine))
         plane = plane_of(affine[:3, 2])
@@ -55,8 +62,12 @@ def inspect_file(path: Path) -> Inspected:
     return Inspected(path.name, None, None, None, None, size, spacing, plane, 1, (), refusal)
 
 
-def _grid_of(path: Path) -> tuple[tuple[int, ...], Any]:
-    """Shape and affine (RAS), checked as the reader does."""
+def grid_of(path: Path) -> tuple[tuple[int, ...], Any]:
+    """Shape and affine (RAS) of a file of another format than DICOM, checked as the reader does.
+
+    Raises:
+        InputError: if it is refused.
+    """
     nifti = NiftiReader()
     if nifti.verify_suffix(path):
         file = nifti.read(path)

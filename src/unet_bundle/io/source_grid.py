@@ -30,6 +30,11 @@ BREAKS_STANDARD = (
 )
 """What is said of a header that cannot be repeated, without a word of it."""
 
+WITHOUT_NUMBER = 1001
+"""SeriesNumber of a result whose source has none that leaves room."""
+
+_ONE_DISTANCE = ("nifti", "nrrd", "seg.nrrd")
+_LARGEST_IS = 2**31 - 1
 _REPEATED = (0x0008, 0x0010, 0x0012, 0x0020)  # groups of patient, study, trial and frame of reference
 _LOSSY = (0x00282110, 0x00282112, 0x00282114)  # elements that say how the source was compressed
 _TYPE_2 = (
@@ -100,6 +105,20 @@ def grid_of_slices(meta: Mapping[str, Any], source: SourceSeries) -> Affine:
     return lps_to_ras(slices_affine(axes, source.pixel_spacing, positions[0], step))
 
 
+def check_sayable(source: SourceSeries, output_format: str) -> None:
+    """Refuse a series whose slices a format cannot place, before the network runs.
+
+    Args:
+        source: the planes that are read.
+        output_format: one of `unet_bundle.io.FORMATS`.
+
+    Raises:
+        InputError: if its slice distances differ and the format has one.
+    """
+    if source.resampled and output_format in _ONE_DISTANCE:
+        grid_of_slices({}, source)
+
+
 def source_header(source: SourceSeries) -> Dataset:
     """Of the header of a series' first slice what results must repeat: patient, study, trial, frame of reference.
 
@@ -120,6 +139,16 @@ def source_header(source: SourceSeries) -> Dataset:
         if keyword not in header:
             setattr(header, keyword, "")
     return header
+
+
+def series_number(header: Dataset) -> int:
+    """SeriesNumber of a result: that of its source times 100 and 1, as scanners number what they derive."""
+    number = header.get("SeriesNumber")
+    try:
+        number = int(number) * 100 + 1
+    except (TypeError, ValueError):
+        return WITHOUT_NUMBER
+    return number if 0 < number <= _LARGEST_IS else WITHOUT_NUMBER
 
 
 def _keep_repeated(header: Dataset) -> None:

@@ -10,8 +10,8 @@ from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io.dicom import DicomSeriesReader
 from unet_bundle.io.dicom.frames import Frame
 from unet_bundle.io.dicom.grouping import without_copies
-from unet_bundle.io.dicom.headers import Header
-from unet_bundle.io.dicom.sources import Source
+from unet_bundle.io.dicom.headers import Header, read_headers
+from unet_bundle.io.dicom.sources import Source, find_sources
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -298,3 +298,24 @@ def test_studies_under_one_series_uid_are_not_one_volume(write, tmp_path):
     write("scan", edit=two_studies)
     with pytest.raises(InputError, match="mixes 2 studies"):
         read(tmp_path / "scan")
+
+
+def test_slices_of_two_patients_are_no_series(write, caplog):
+    def swapped(index, dataset):
+        if index == 3:
+            dataset.PatientID = "PLANTED-OTHER"
+
+    series = write(edit=swapped)
+    with pytest.raises(InputError, match=r"^CT series 0 \(.*\) mixes 2 patients: export each again") as refusal:
+        DicomSeriesReader().read(series.folder)
+    assert "PLANTED" not in str(refusal.value) + caplog.text
+    assert not any("PLANTED-" in str(header) for header in read_headers(find_sources(series.folder)))
+
+
+@pytest.mark.parametrize("stated", [None, "", "PLANTED-ID-77 "])
+def test_a_missing_or_padded_patient_id_is_no_other_patient(write, stated):
+    def changed(index, dataset):
+        if index == 3:
+            dataset.PatientID = stated
+
+    DicomSeriesReader().read(write(edit=changed).folder)

@@ -115,3 +115,14 @@ def test_every_damaged_header_is_counted_and_the_others_are_read(write):
     headers, refusals = survey_headers(find_sources(series.folder))
     assert [header.number for header in headers] == [1, 3, 4, 6, 7, 8]
     assert [str(refusal)[:12] for refusal in refusals] == ["DICOM file 2", "DICOM file 5"]
+
+
+def test_a_file_that_ends_within_the_patient_id_is_damaged(write):
+    """A length that is too large swallows what stands behind; the slice must not go missing."""
+    path = write().files[3]
+    contents = bytearray(path.read_bytes())
+    start = contents.index(b"\x10\0\x20\0LO")
+    contents[start + 6 : start + 8] = (60_000).to_bytes(2, "little")
+    path.write_bytes(contents)
+    with pytest.raises(InputError, match="damaged or cut short"):
+        read_headers(find_sources(path.parent))

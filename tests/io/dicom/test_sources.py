@@ -220,3 +220,10 @@ def test_an_archive_packed_by_a_method_that_is_not_read_is_refused(write, tmp_pa
     for reading in (read, lambda given: LoadImaged(keys="image")({"image": str(given)})):
         with pytest.raises(InputError, match=r"^the zip archive is packed by a method that is not read: unpack it"):
             reading(path)
+
+
+def test_an_archive_that_is_cut_short_says_so(write, tmp_path):
+    path = zipped(write("scan"), tmp_path / "study.ZIP")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="zip archive with the DICOM input is damaged or cut short"):
+        read(path)

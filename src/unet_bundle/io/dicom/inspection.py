@@ -45,6 +45,7 @@ class Inspected:
             None unless they were asked for, since people put names there.
         units: of a PET's voxels, as its header has them (BQML, CNTS): they are read as they are, never turned into SUV;
             None of other scans.
+        left_out: why it is not taken although it could be read; None if it is.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Inspected:
     choice: str | None = None
     paths: tuple[str, ...] | None = None
     units: str | None = None
+    left_out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,11 @@ class Inspection:
     @property
     def readable(self) -> list[Inspected]:
         """Those that would be read as they are."""
-        return [each for each in self.volumes if not (each.refusal or each.choice or (self.damaged and each.modality))]
+        return [
+            each
+            for each in self.volumes
+            if not (each.refusal or each.choice or each.left_out or (self.damaged and each.modality))
+        ]
 
 
 def inspect_dicom(path: FilePath, *, show_descriptions: bool = False, show_paths: bool = False) -> Inspection:
@@ -180,13 +186,14 @@ def _inspected(
         if volume.problem is None:
             stack = stack_of(volume.frames, volume.name)
             problems += _stack_problems(stack, volume.name)
+            if len(stack.frames) == 1:
+                problems.append("is a single slice, taken for the whole series, as thick as its header says")
         DicomSeriesReader().check([volume])
     except InputError as error:
         refusal = str(error)
     if copies:
-        problems.append(
-            f"{copies} file{'s of its series have' if copies > 1 else ' of its series has'} the SOPInstanceUID of another"
-        )
+        have = "s of its series have" if copies > 1 else " of its series has"
+        problems.append(f"{copies} file{have} the SOPInstanceUID of another")
     first = stack.frames[0] if stack is not None else volume.frames[0] if volume.frames else None
     spacing = None
     if first is not None and stack is not None:

@@ -213,10 +213,17 @@ def _tags() -> list[Any]:
 
 
 def _hashed_patient(dataset: "Dataset") -> bytes:
-    """A hash in the place of the PatientID, which is taken out: nothing that is kept names a patient."""
+    """A hash in the place of the PatientID, which is taken out: nothing that is kept names a patient.
+
+    Raises:
+        InputError: if the file ends within it.
+    """
     if PATIENT_ID not in dataset:
         return b""
-    stated = dataset.get_item(PATIENT_ID).value
+    element: Any = dataset.get_item(PATIENT_ID)
+    stated = element.value
+    if isinstance(stated, bytes) and 0 < len(stated) < getattr(element, "length", 0):  # and what stands behind is lost
+        raise InputError("cut short")
     del dataset[PATIENT_ID]
     stripped = stated.strip(b" \0") if isinstance(stated, bytes) else str(stated or "").strip().encode()
     return hashlib.blake2b(stripped, digest_size=16).digest() if stripped else b""

@@ -52,7 +52,8 @@ class DicomSeriesReader(ImageReader):
     paths: never by descriptions, file or folder names, since those may name a patient.
 
     Args:
-        series_uid: SeriesInstanceUID to read, or its ending if that of no other series is the same.
+        series_uid: SeriesInstanceUID to read, or its ending if that of no other series is the same; digits may
+            come as a number.
         series_description: SeriesDescription to read, exactly, in any case of letters.
         volume: number of the volume to read, from 1, in the list that the refusal of several gives.
         modality: ``"CT"``, ``"MR"`` or ``"PT"``: the one that the model was trained on; others are refused.
@@ -70,7 +71,7 @@ class DicomSeriesReader(ImageReader):
 
     def __init__(
         self,
-        series_uid: str | None = None,
+        series_uid: str | int | None = None,
         series_description: str | None = None,
         volume: int | None = None,
         modality: str | None = None,
@@ -80,16 +81,15 @@ class DicomSeriesReader(ImageReader):
         for name, value in (("on_tilt", on_tilt), ("on_gaps", on_gaps)):
             if value not in ("refuse", "resample"):
                 raise ConfigError(f"{name} is {value!r}: it must be 'refuse' or 'resample'")
-        if isinstance(series_uid, int) and not isinstance(series_uid, bool):  # as a command line may read its ending
-            series_uid = str(series_uid)
-        for name, text in (("series_uid", series_uid), ("series_description", series_description)):
+        ending = str(series_uid) if type(series_uid) is int else series_uid  # as a command line may read it
+        for name, text in (("series_uid", ending), ("series_description", series_description)):
             if text is not None and not isinstance(text, str):  # of 1.10 and 1.1 the same number is made
                 raise ConfigError(f"{name} is {text!r}: it must be text, in quotes within quotes on a command line")
         if modality is not None and modality not in MODALITIES:
             raise ConfigError(f"modality is {modality!r}: DICOM is read for {', '.join(MODALITIES)}")
         if volume is not None and (isinstance(volume, bool) or not isinstance(volume, int) or volume < 1):
             raise ConfigError(f"volume is {volume!r}: it must be a whole number from 1")
-        self.series_uid = None if series_uid is None else series_uid.strip().removeprefix("...")  # as messages show it
+        self.series_uid = None if ending is None else str(ending).strip().removeprefix("...")  # as messages show it
         self.series_description, self.volume = series_description, volume
         self.modality, self.on_tilt, self.on_gaps = modality, on_tilt, on_gaps
 
@@ -173,6 +173,15 @@ class DicomSeriesReader(ImageReader):
             check_size(stack, volume.name)
         return CheckedSeries(volume, stack)
 
+    def asks_for(self, volumes: Sequence[Volume], among: Sequence[Volume]) -> bool:
+        """Whether `series_uid` and `series_description` ask for one of these volumes; see `check`.
+
+        Raises:
+            InputError: if ``series_uid`` is the ending of several series.
+        """
+        uids = self._uids_asked_for(among)
+        return any(volume.series_uid in uids and self._is_described(volume) for volume in volumes)
+
     def _checked(self, paths: Sequence[FilePath]) -> CheckedSeries:
         volumes, left_out = find_volumes(read_headers(find_sources(paths)))
         if not volumes:
@@ -183,6 +192,8 @@ class DicomSeriesReader(ImageReader):
             logger.info("left out %d DICOM object%s: %s", count, "s" if count > 1 else "", reason)
         checked = self.check(volumes)
         volume = checked.volume
+        if len(checked.stack.frames) == 1:
+            logger.warning("%s is a single slice, taken for the whole series, as thick as its header says", volume.name)
         if not volume.headers[0].text("FrameOfReferenceUID"):
             logger.warning("%s has no frame of reference: no DICOM result can refer to it", volume.name)
         return checked
@@ -221,7 +232,7 @@ class DicomSeriesReader(ImageReader):
             return of_modality[self.volume - 1]
         if len(of_modality) > 1:
             raise InputError(
-                f"the DICOM input holds {len(of_modality)} volumes, choose by series_uid or volume: "
+                f"the DICOM input holds {len(of_modality)} volumes, choose by dicom::series_uid or dicom::volume: "
                 f"{_listed(of_modality)}"
             )
         return of_modality[0]

@@ -132,20 +132,33 @@ def is_dicom_path(path: FilePath) -> bool:
     return says_dicom(source, start) or may_be_dicom(start)
 
 
-def holds_dicom(path: FilePath) -> bool:
+def holds_dicom(path: FilePath, *, beside_scans: bool = False) -> bool:
     """Whether a file, or any below a folder or in an archive, says that it is DICOM.
+
+    Args:
+        path: of the file, folder or archive.
+        beside_scans: whether other scans lie in the folder, among whose files some may begin as old DICOM does: then
+            the mark of DICOM has to stand in a file, and too many files are no reason to refuse.
 
     Raises:
         InputError: see `find_sources`.
     """
-    return any(_says_so(source) for source in find_sources(path))
+    try:
+        sources = find_sources(path)
+    except InputError:
+        if not beside_scans:
+            raise
+        return False
+    return any(_says_so(source, marked=beside_scans) for source in sources)
 
 
-def _says_so(source: Source) -> bool:
+def _says_so(source: Source, *, marked: bool) -> bool:
     try:
         start = source.read(PREAMBLE + 8)
     except (OSError, zipfile.BadZipFile):
         return False
+    if marked:
+        return start[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC
     return says_dicom(source, start) or may_be_dicom(start)
 
 
@@ -182,7 +195,9 @@ def find_sources(paths: FilePath | Sequence[FilePath]) -> list[Source]:
     except OSError as error:
         raise InputError(f"the DICOM input cannot be read ({error.strerror}): check the path") from None
     except (zipfile.BadZipFile, NotImplementedError):
-        raise InputError("the zip archive with the DICOM input is damaged or cut short: get a fresh copy of it") from None
+        raise InputError(
+            "the zip archive with the DICOM input is damaged or cut short: get a fresh copy of it"
+        ) from None
     return sorted(found, key=lambda source: (str(source.path), source.member or ""))
 
 

@@ -9,6 +9,7 @@ from unet_bundle.errors import InputError
 from unet_bundle.io.dicom.grouping import Volume, find_volumes
 from unet_bundle.io.dicom.headers import read_headers
 from unet_bundle.io.dicom.reader import DicomSeriesReader
+from unet_bundle.io.dicom.record import SourceSeries, record_of
 from unet_bundle.io.dicom.sources import FilePath, find_sources
 
 DICOM_SERIES = "dicom_series"
@@ -24,12 +25,16 @@ class StudySeries:
         name: what messages call it; nothing that names a patient.
         files: paths of its files, which may name a patient; those in an archive as ``study.zip/folder/file``.
         refusal: why it would not be read, None if it would be.
+        fits_modality: whether a volume in it is of the modality that is asked for.
+        source: the planes that would be read, None if it would not be.
     """
 
     uid: str
     name: str
     files: tuple[str, ...]
     refusal: str | None
+    fits_modality: bool = True
+    source: SourceSeries | None = None
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,13 @@ class Study:
 
     Attributes:
         series: in the order of their numbers.
-        left_out: how many objects are no scans, for each reason.
+        left_out: how many objects are no scans or not asked for, for each reason.
+        beside: what is said of images that are no DICOM and lie in the same folder; empty if there are none.
     """
 
     series: tuple[StudySeries, ...]
     left_out: Counter[str]
+    beside: str = ""
 
     @property
     def fitting(self) -> list[StudySeries]:
@@ -67,13 +74,26 @@ class Study:
             f" (and {len(reasons) - 1} more such reasons)" if len(reasons) > 1 else ""
         )
 
-    def reasons(self) -> list[str]:
-        """Why the others are not read, a line for each; the objects that are no scans are counted."""
-        refusals = [series.refusal for series in self.series if series.refusal is not None]
-        counted = [
-            f"{count} object{'s' if count > 1 else ''} left out: {reason}" for reason, count in self.left_out.items()
+    @property
+    def refused(self) -> list[str]:
+        """Why series of the modality that is asked for are not read, a line for each."""
+        return [series.refusal for series in self.series if series.refusal is not None and series.fits_modality]
+
+    def reasons(self, *, with_refused: bool = True) -> list[str]:
+        """Why the others are not read, a line for each; the objects that are no scans are counted.
+
+        Args:
+            with_refused: whether also those that `refused` tells.
+        """
+        refusals = [
+            series.refusal
+            for series in self.series
+            if series.refusal is not None and (with_refused or not series.fits_modality)
         ]
-        return refusals + counted
+        counted = [
+            f"{count} object{'s are' if count > 1 else ' is'} {reason}" for reason, count in self.left_out.items()
+        ]
+        return refusals + counted + ([self.beside] if self.beside else [])
 
 
 def read_study(path: FilePath, options: Mapping[str, Any], channels: int | None = None) -> Study:
@@ -88,21 +108,36 @@ def read_study(path: FilePath, options: Mapping[str, Any], channels: int | None 
         ConfigError: if the reader does not know an option.
         InputError: if nothing there is DICOM, or a file's header is damaged.
     """
-    reader = DicomSeriesReader(**options)
+    reader = DicomSeriesReader.with_options(options)
     volumes, left_out = find_volumes(read_headers(find_sources(path)))
     by_uid: dict[str, list[Volume]] = {}
     for volume in volumes:
         by_uid.setdefault(volume.series_uid, []).append(volume)
-    return Study(tuple(_series(group, volumes, reader, channels) for group in by_uid.values()), left_out)
+    groups = list(by_uid.values())
+    asked = [group for group in groups if _is_asked_for(group, volumes, reader)] or groups
+    others = sum(len(volume.headers) for group in groups if group not in asked for volume in group)
+    if others:
+        left_out["of series that were not asked for"] = others
+    return Study(tuple(_series(group, volumes, reader, channels) for group in asked), left_out)
+
+
+def _is_asked_for(volumes: list[Volume], among: list[Volume], reader: DicomSeriesReader) -> bool:
+    try:
+        return reader.asks_for(volumes, among)
+    except InputError:  # it is said of every series
+        return True
 
 
 def _series(volumes: list[Volume], among: list[Volume], reader: DicomSeriesReader, channels: int | None) -> StudySeries:
-    first, refusal = volumes[0], None
+    first, refusal, source = volumes[0], None, None
     try:
-        reader.check(volumes, among)
+        stack = reader.check(volumes, among).stack
+        source = record_of(stack, resampled=stack.is_tilted or not stack.is_regular)
         if channels is not None and channels > 1:
             refusal = f"{first.name} has 1 channel, the model needs {channels}: give each case's channels as files"
     except InputError as error:
         refusal = str(error)
     headers = dict.fromkeys(header for volume in volumes for header in volume.headers)
-    return StudySeries(first.series_uid, first.name, tuple(header.source.address for header in headers), refusal)
+    fits = any(reader.modality in (None, volume.modality) for volume in volumes)
+    files = tuple(header.source.address for header in headers)
+    return StudySeries(first.series_uid, first.name, files, refusal, fits, source)

@@ -10,12 +10,14 @@ from unet_bundle.io.dicom.sources import holds_dicom, is_dicom_path
 from unet_bundle.io.dicom.study import Study, read_study
 from unet_bundle.io.layouts.bids import survey_bids
 from unet_bundle.io.layouts.description import holds_colour_pictures, read_dataset_json
+from unet_bundle.io.layouts.mixed import with_images_beside
 from unet_bundle.io.layouts.names import (
     PICTURE_SUFFIXES,
     SUFFIXES,
     VOLUME_SUFFIXES,
     FilePath,
     existing_folder,
+    images_in,
     is_scan,
     relative_name,
     scans_in,
@@ -112,20 +114,29 @@ def find_study(
     """The DICOM study that a path leads to, or None if `find_images` finds other scans there.
 
     Args:
-        dataset_dir: a folder without other scans directly in it, a zip archive, a DICOMDIR or a DICOM file.
+        dataset_dir: a folder, a zip archive, a DICOMDIR or a DICOM file. Of a folder that also holds other images see
+            `unet_bundle.io.layouts.mixed`; one with a ``dataset.json`` is no study.
         channels: channels of a scan.
         dicom: arguments of `unet_bundle.io.DicomSeriesReader`.
 
     Raises:
         ConfigError: see `unet_bundle.io.dicom.study.read_study`.
-        InputError: see there.
+        InputError: see there; or if the folder holds several other scans as well.
     """
     path = Path(dataset_dir) if dataset_dir else None
     if path is None or not path.exists() or is_scan(path):
         return None
-    if path.is_dir() and ((path / "dataset.json").is_file() or scans_in(path) or not holds_dicom(path)):
-        return None
-    return read_study(path, dicom or {}, channels) if is_dicom_path(path) else None
+    others: list[Path] = []
+    if path.is_dir():
+        others = images_in(path)
+        if (path / "dataset.json").is_file() or not holds_dicom(path, beside_scans=bool(others)):
+            return None
+    options = dicom or {}
+    study = read_study(path, options, channels) if is_dicom_path(path) else None
+    if study is None or not others:
+        return study
+    is_chosen = any(options.get(choice) is not None for choice in ("series_uid", "series_description"))
+    return with_images_beside(study, others, is_chosen=is_chosen)
 
 
 def find_images(

@@ -65,9 +65,14 @@ def is_scan(path: Path) -> bool:
 
 def scans_in(folder: Path) -> list[Path]:
     """The volumes that lie directly in a folder, or its pictures if it has no volume; sorted by name."""
-    scans = sorted(path for path in folder.iterdir() if is_scan(path)) if folder.is_dir() else []
+    scans = images_in(folder)
     volumes = [path for path in scans if path.name.lower().endswith(VOLUME_SUFFIXES)]
     return volumes or scans
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The volumes and pictures that lie directly in a folder, sorted by name."""
+    return sorted(path for path in folder.iterdir() if is_scan(path)) if folder.is_dir() else []
 
 
 def relative_name(path: FilePath, folder: Path) -> str:
