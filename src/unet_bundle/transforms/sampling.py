@@ -31,7 +31,7 @@ FloatArray = npt.NDArray[np.float64]
 
 SLAB_VOXELS = 2**18
 """Voxels whose coordinates are computed at a time: small enough for a CPU's cache, and little memory beside a patch."""
-LEAST_SLABS = 16
+LEAST_SLABS = 12
 """Slabs that a patch is made in at least: what a slab needs is less than the coordinates of all voxels."""
 GPU_SLAB_VOXELS = 2**22
 """The same on a GPU, where few large steps are faster."""

@@ -111,9 +111,13 @@ def _basis(offsets: npt.NDArray[np.floating[Any]], count: int, step: float, deri
     if count == 1:
         return np.full((len(offsets), 1), 1.0 - derivative)
     places = offsets / step + (count - 1) / 2
+    return np.asarray(_splines(count)(places, derivative)) / step**derivative
+
+
+@lru_cache(maxsize=256)
+def _splines(count: int) -> CubicSpline:
     # Mirrored ends are level ends: the "clamped" cubic spline.
-    spline = CubicSpline(np.arange(count), np.eye(count), bc_type="clamped")
-    return np.asarray(spline(places, derivative)) / step**derivative
+    return CubicSpline(np.arange(count), np.eye(count), bc_type="clamped")
 
 
 def _lattice(edge: int, count: int, step: float) -> FloatArray:
