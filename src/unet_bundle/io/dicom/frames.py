@@ -1,7 +1,8 @@
 """One record for each plane of an image, whatever object it comes in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,7 @@ def make_frame(
     return Frame(header, index, corner, shape or full, place, axes, (row, column), depth, *rescale, marks)
 
 
-def rescale_of(header: Header, dataset: "Dataset | None") -> tuple[float, float]:
+def rescale_of(header: Header, dataset: "Mapping[str, Any] | Dataset | None") -> tuple[float, float]:
     """RescaleSlope and RescaleIntercept; 1 and 0 where MR has none.
 
     Raises:

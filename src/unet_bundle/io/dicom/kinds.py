@@ -48,7 +48,7 @@ def left_out(header: Header) -> str | None:
 
 def is_localizer(header: Header) -> bool:
     """Whether an image was made to plan others."""
-    return "LOCALIZER" in image_type(header.dataset)
+    return "LOCALIZER" in image_type(header.values)
 
 
 def has_place(header: Header) -> bool:

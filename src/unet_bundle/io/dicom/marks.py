@@ -1,6 +1,6 @@
 """What a header says of a plane beside its place: elements by which planes of one series are told apart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _SETTINGS = ("EchoTime", "InversionTime", "DiffusionBValue")
 _TEMPORAL = ("TemporalPositionIdentifier", "TemporalPositionIndex")
 
 
-def texts_of(dataset: "Dataset", keyword: str) -> list[str]:
+def texts_of(dataset: "Mapping[str, Any] | Dataset", keyword: str) -> list[str]:
     """An element's values as text, empty where it is missing; numbers in their shortest form.
 
     Args:
@@ -47,12 +47,12 @@ def texts_of(dataset: "Dataset", keyword: str) -> list[str]:
     return [f"{float(each):.10g}" if isinstance(each, (int, float)) else str(each).strip() for each in values]
 
 
-def image_type(dataset: "Dataset") -> list[str]:
+def image_type(dataset: "Mapping[str, Any] | Dataset") -> list[str]:
     """The values of ImageType in capitals, also where there is but one."""
     return [part.upper() for part in texts_of(dataset, "ImageType")]
 
 
-def marks_of(dataset: "Dataset") -> dict[str, str]:
+def marks_of(dataset: "Mapping[str, Any] | Dataset") -> dict[str, str]:
     """What a data set says of `MARKS`, as text."""
     found = ((keyword, "\\".join(texts_of(dataset, keyword))) for keyword in MARKS)
     return {keyword: value for keyword, value in found if value}

@@ -32,7 +32,7 @@ _EXPORT = "export it as enhanced MR or as single slices"
 
 def is_mosaic(header: Header) -> bool:
     """Whether the image type says that the picture is a mosaic."""
-    return "MOSAIC" in image_type(header.dataset)
+    return "MOSAIC" in image_type(header.values)
 
 
 def check_mosaic(header: Header) -> None:
@@ -46,7 +46,7 @@ def check_mosaic(header: Header) -> None:
     """
     if header.whole("NumberOfFrames", 0, 2**31, default=1) > 1:
         return
-    if _OTHER_MOSAIC in image_type(header.dataset) or (is_mosaic(header) and is_multiframe(header)):
+    if _OTHER_MOSAIC in image_type(header.values) or (is_mosaic(header) and is_multiframe(header)):
         raise InputError(f"{header.name} is a mosaic that is not read: {_EXPORT}")
 
 
@@ -75,8 +75,8 @@ def mosaic_frames(header: Header) -> list[Frame]:
         orientation=header.numbers("ImageOrientationPatient", 6),
         pixel_spacing=header.numbers("PixelSpacing", 2),
         depth=distance,
-        rescale=rescale_of(header, header.dataset),
-        marks=marks_of(header.dataset),
+        rescale=rescale_of(header, header.values),
+        marks=marks_of(header.values),
         shape=(rows // side, columns // side),
     )
     direction = math.copysign(1, csa_normal @ first.normal)

@@ -97,7 +97,7 @@ def _frame(header: Header, index: int, groups: "Dataset", shared: "Dataset | Non
         pixel_spacing=None if measures is None else header.numbers("PixelSpacing", 2, measures),
         depth=None if measures is None else header.number_of("SliceThickness", measures),
         rescale=rescale_of(header, rescale),
-        marks={**marks_of(header.dataset), **_frame_marks(groups, shared)},
+        marks={**marks_of(header.values), **_frame_marks(groups, shared)},
     )
 
 

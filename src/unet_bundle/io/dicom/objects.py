@@ -32,8 +32,8 @@ def frames_of(header: Header) -> list[Frame]:
             orientation=header.numbers("ImageOrientationPatient", 6),
             pixel_spacing=header.numbers("PixelSpacing", 2),
             depth=header.number_of("SliceThickness"),
-            rescale=rescale_of(header, header.dataset),
-            marks=marks_of(header.dataset),
+            rescale=rescale_of(header, header.values),
+            marks=marks_of(header.values),
         )
     ]
 
