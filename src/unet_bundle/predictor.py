@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +16,13 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
+from unet_bundle import stages
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import LoadImaged, SaveImaged
 from unet_bundle.io.output_format import AUTO
 from unet_bundle.io.source_grid import check_sayable, is_dicom, source_series
+from unet_bundle.networks.checkpoint import load_checkpoint, load_weights
 from unet_bundle.runtime import our_error
-from unet_bundle.training.checkpoints import load_checkpoint, load_weights
-
-logger = logging.getLogger(__name__)
 
 _MISSING = object()
 CONFIG = Path("configs", "inference.json")
@@ -70,8 +67,9 @@ class Predictor:
             self._parser["device"] = torch.device(device)
         self.device: torch.device = torch.device(self._made("device"))
         self.network: torch.nn.Module = self._made("network")
-        weights = Path(self._made("checkpoint"))
-        load_weights(self.network, load_checkpoint(weights), weights.name)
+        if not self._parser.get("ensemble"):
+            weights = Path(self._made("checkpoint"))
+            load_weights(self.network, load_checkpoint(weights), weights.name)
         self.network.eval()
         self._inferer = self._made("inferer")
         self._steps = _steps(self._made("preprocessing"))
@@ -100,7 +98,9 @@ class Predictor:
         Raises:
             InputError: the scan is refused.
         """
-        return _as_meta(self._segmented(scan, affine)["pred"])
+        labels = _as_meta(self._segmented(scan, affine)["pred"])
+        stages.log()
+        return labels
 
     def save(self, scan: str | Path | Sequence[str | Path], output_dir: str | Path, **overrides: Any) -> MetaTensor:
         """Segment a scan and write the label map as the bundle does.
@@ -119,10 +119,9 @@ class Predictor:
             steps = _steps(self._made("postprocessing"))
             output_format = str(self._parser.get("output_format", AUTO))
         item = self._segmented(scan, None, output_format)
-        start = time.perf_counter()
         with _plain_errors():
             Compose([step for step in steps if isinstance(step, SaveImaged)])(item)
-        logger.info("written in %.1f s", time.perf_counter() - start)
+        stages.log()
         return _as_meta(item["pred"])
 
     def _set(self, key: str, value: Any) -> None:
@@ -135,25 +134,23 @@ class Predictor:
             return self._parser.get_parsed_content(name)
 
     def _segmented(self, scan: Any, affine: Any, output_format: str = AUTO) -> dict[str, Any]:
-        start = time.perf_counter()
+        stages.begin()
         steps = copy.deepcopy(self._steps)  # readers and transforms keep notes of what they did last
         if isinstance(scan, np.ndarray | torch.Tensor):
             item: dict[str, Any] = {"image": _with_grid(scan, affine)}
             steps = [step for step in steps if not isinstance(step, LoadImaged)]
         else:
             item = {"image": [str(part) for part in scan] if isinstance(scan, list | tuple) else str(scan)}
-        with _plain_errors():
+        with _plain_errors(), stages.stage("preprocess"):
             prepared: Any = Compose(steps)(item)
         meta = prepared["image"].meta
         if is_dicom(meta):
             check_sayable(source_series(meta, output_format), output_format)
-        ready = time.perf_counter()
         with torch.no_grad():
             labels = self._inferer(prepared["image"][None].to(self.device), self.network)
         prepared["pred"] = labels[0].cpu()
-        prepared = Compose(copy.deepcopy(self._cleaning))(prepared)
-        done = time.perf_counter()
-        logger.info("read and prepared in %.1f s, segmented in %.1f s", ready - start, done - ready)
+        with stages.stage("postprocess"):
+            prepared = Compose(copy.deepcopy(self._cleaning))(prepared)
         return dict(prepared)
 
 

@@ -43,7 +43,7 @@ def test_probabilities_are_those_of_interpolating_everything(
 ) -> None:
     image = scan(axes, spacing, shape)
     batch, transform = prepared(image, PREPROCESSING)
-    found = ScanInferer(ROI, output="probabilities", memory=memory)(batch, network)
+    found = ScanInferer(ROI, window_spacing="fixed", output="probabilities", memory=memory)(batch, network)
     assert found.shape == (1, 6, *shape)
     assert found.dtype == torch.float16
     np.testing.assert_array_equal(found[0].affine, image.affine)
@@ -54,7 +54,7 @@ def test_probabilities_are_those_of_interpolating_everything(
 @pytest.mark.parametrize("memory", [None, "1MB"])
 def test_entropy_is_that_of_the_interpolated_scores(network: torch.nn.Module, memory: str | None) -> None:
     batch, transform = prepared(scan(*GRIDS[0]), PREPROCESSING)
-    found = ScanInferer(ROI, output="entropy", memory=memory)(batch, network)
+    found = ScanInferer(ROI, window_spacing="fixed", output="entropy", memory=memory)(batch, network)
     scores = interpolated_scores(batch, transform, network)
     expected = torch.distributions.Categorical(logits=scores.movedim(0, -1)).entropy() / math.log(6)
     assert found.shape == (1, 1, *GRIDS[0][2])
@@ -64,10 +64,12 @@ def test_entropy_is_that_of_the_interpolated_scores(network: torch.nn.Module, me
 def test_regions_have_a_probability_and_an_entropy_each(network: torch.nn.Module) -> None:
     batch, transform = prepared(scan(*GRIDS[0]), PREPROCESSING)
     scores = interpolated_scores(batch, transform, network)
-    found = ScanInferer(ROI, output="probabilities", activation="sigmoid", probability_type="uint8")(batch, network)
+    found = ScanInferer(
+        ROI, window_spacing="fixed", output="probabilities", activation="sigmoid", probability_type="uint8"
+    )(batch, network)
     assert found.dtype == torch.uint8
     torch.testing.assert_close(found[0].as_tensor() / 255.0, scores.sigmoid(), atol=0.5 / 255 + 1e-5, rtol=0)
-    undecided = ScanInferer(ROI, output="entropy", activation="sigmoid")(batch, network)
+    undecided = ScanInferer(ROI, window_spacing="fixed", output="entropy", activation="sigmoid")(batch, network)
     expected = torch.distributions.Bernoulli(logits=scores).entropy().mean(0) / math.log(2)
     torch.testing.assert_close(undecided[0, 0].as_tensor().float(), expected, atol=1e-3, rtol=0)
 
@@ -89,14 +91,14 @@ def test_what_was_cropped_away_is_surely_background(activation: str) -> None:
     def network(window: torch.Tensor) -> torch.Tensor:
         return torch.cat([window * 0, window * 0 + 1], 1)
 
-    found = ScanInferer(ROI, output="probabilities", activation=activation)(batch, network)[0]
+    found = ScanInferer(ROI, window_spacing="fixed", output="probabilities", activation=activation)(batch, network)[0]
     expected = torch.tensor([0.0, 1.0])
     expected = expected.softmax(0) if activation == "softmax" else expected.sigmoid()
     torch.testing.assert_close(found[:, 20, 20, 20].as_tensor().float(), expected, atol=1e-3, rtol=0)
     for away in (found[:, :9], found[:, :, :6], found[..., 31:]):
         assert (away[0] == (1 if activation == "softmax" else 0)).all()
         assert not away[1:].any()
-    undecided = ScanInferer(ROI, output="entropy", activation=activation)(batch, network)[0, 0]
+    undecided = ScanInferer(ROI, window_spacing="fixed", output="entropy", activation=activation)(batch, network)[0, 0]
     assert not undecided[:9].any()
     assert undecided[20, 20, 20] > 0.5
 
@@ -114,9 +116,9 @@ def test_many_classes_are_interpolated_a_few_rows_at_a_time(monkeypatch: pytest.
     def network(window: torch.Tensor) -> torch.Tensor:
         return torch.cat([window, window**2, -window], 1)
 
-    whole = ScanInferer(ROI, output="probabilities")(batch, network)
+    whole = ScanInferer(ROI, window_spacing="fixed", output="probabilities")(batch, network)
     monkeypatch.setattr("unet_bundle.inferers.interpolation.CHUNK", 1000)
-    assert torch.equal(ScanInferer(ROI, output="probabilities")(batch, network), whole)
+    assert torch.equal(ScanInferer(ROI, window_spacing="fixed", output="probabilities")(batch, network), whole)
 
 
 def test_one_scan_at_a_time_is_not_copied_into_memory() -> None:
@@ -169,4 +171,4 @@ def test_scans_of_several_sizes_are_no_batch() -> None:
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        ScanInferer(ROI, output="probabilities", **wrong)
+        ScanInferer(ROI, window_spacing="fixed", output="probabilities", **wrong)

@@ -19,12 +19,12 @@ class Reusing(torch.nn.Module):
 
 def test_mirrorings_of_a_network_that_reuses_its_memory() -> None:
     windows = torch.arange(4.0).reshape(1, 1, 2, 2)
-    found = NetworkCall(Reusing(), torch.device("cpu"), mirror_axes=[1])(windows)
+    found = NetworkCall([Reusing()], torch.device("cpu"), mirror_axes=[1])(windows)
     assert torch.equal(found, (windows.cumsum(-1) + windows.flip(-1).cumsum(-1).flip(-1)) / 2)
 
 
 def test_what_is_remembered_is_not_overwritten() -> None:
-    call = NetworkCall(Reusing(), torch.device("cpu"))
+    call = NetworkCall([Reusing()], torch.device("cpu"))
     air = torch.full((1, 1, 2, 2), -1.0)
     call(air)
     call(torch.arange(4.0).reshape(1, 1, 2, 2))
@@ -34,12 +34,12 @@ def test_what_is_remembered_is_not_overwritten() -> None:
 def test_air_and_water_in_one_batch() -> None:
     windows = torch.arange(4.0).reshape(1, 1, 2, 2)
     batch = torch.cat([windows, windows * 0, windows, windows * 0 + 1])
-    call = NetworkCall(Reusing(), torch.device("cpu"))
+    call = NetworkCall([Reusing()], torch.device("cpu"))
     for _ in range(2):
         assert torch.equal(call(batch), batch.cumsum(-1))
 
 
 def test_windows_are_left_as_they_are() -> None:
     windows = torch.arange(4.0).reshape(1, 1, 2, 2)
-    NetworkCall(lambda seen: seen, torch.device("cpu"), mirror_axes=[0, 1])(windows)
+    NetworkCall([lambda seen: seen], torch.device("cpu"), mirror_axes=[0, 1])(windows)
     assert windows.flatten().tolist() == [0.0, 1.0, 2.0, 3.0]

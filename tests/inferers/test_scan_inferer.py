@@ -82,7 +82,7 @@ def test_labels_are_those_of_interpolating_everything(
 ) -> None:
     image = scan(axes, spacing, shape)
     batch, transform = prepared(image, PREPROCESSING)
-    labels = ScanInferer(ROI, memory=memory)(batch, network)
+    labels = ScanInferer(ROI, memory=memory, window_spacing="fixed")(batch, network)
     assert labels.shape == (1, 1, *shape)
     assert labels.dtype == torch.uint8
     np.testing.assert_array_equal(labels[0].affine, image.affine)
@@ -104,7 +104,7 @@ def test_a_class_that_wins_at_no_corner_may_win_in_between() -> None:
 
 def test_overlapping_regions_are_thresholded(network: torch.nn.Module) -> None:
     batch, transform = prepared(scan("LPS", (0.8, 0.7, 1.7), (50, 60, 40)), PREPROCESSING)
-    masks = ScanInferer(ROI, output="regions")(batch, network)
+    masks = ScanInferer(ROI, output="regions", window_spacing="fixed")(batch, network)
     scores = interpolated_scores(batch, transform, network)
     different = (masks[0].as_subclass(torch.Tensor) > 0) != (scores > 0)
     assert masks.shape == (1, 6, 50, 60, 40)
@@ -128,7 +128,7 @@ def test_what_was_cropped_away_is_background() -> None:
 def test_slices_of_a_volume() -> None:
     network = torch.nn.Conv2d(1, 4, 3, padding=1).requires_grad_(False)
     batch, _ = prepared(scan("RAS", (1.2, 1.2, 1.2), (40, 41, 12)), [])
-    labels = ScanInferer((16, 24), spatial_dim=2, sw_batch_size=3)(batch, network)
+    labels = ScanInferer((16, 24), spatial_dim=2, sw_batch_size=3, window_spacing="fixed")(batch, network)
     stacked = [
         SlidingWindowInferer((16, 24), overlap=0.5, mode="gaussian")(batch[..., z].as_tensor(), network)
         for z in range(12)
@@ -140,7 +140,7 @@ def test_mirroring_is_the_mean_over_all_mirrorings(network: torch.nn.Module) -> 
     image = torch.randn(1, 1, 16, 24, 16)
     flips = [(), (2,), (3,), (2, 3)]
     mean = sum(network(image.flip(axes)).flip(axes) for axes in flips) / 4
-    labels = ScanInferer(ROI, mirror_axes=[0, 1])(image, network)
+    labels = ScanInferer(ROI, mirror_axes=[0, 1], window_spacing="fixed")(image, network)
     assert torch.equal(labels[:, 0].long(), mean.argmax(1))
 
 

@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import pytest
@@ -46,3 +47,18 @@ def test_strips_fit_into_memory_with_the_batch_that_is_run(batch_size: int) -> N
     limit = slab_bytes(tiling, 10, batch_size) / 2
     number = fitting_strips(tiling, 10, limit, batch_size)
     assert all(slab_bytes(strip.tiling, 10, batch_size) <= limit for strip in strips(tiling, number))
+
+
+@pytest.mark.parametrize("size", [16, 17, 24, 25, 31, 100, 239])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_even_windows_cover_all_and_share_at_least_the_overlap(size: int, overlap: float) -> None:
+    (starts,) = make_tiling((size,), (16,), (overlap,), spacing="even").starts
+    steps = [after - before for before, after in itertools.pairwise(starts)]
+    assert (starts[0], starts[-1] + 16) == (0, size)
+    assert max(steps, default=0) <= round(16 * (1 - overlap))
+    assert max(steps, default=0) - min(steps, default=0) <= 1
+    assert len(starts) == len(make_tiling((size,), (16,), (overlap,)).starts[0])
+
+
+def test_slices_are_seen_once_each() -> None:
+    assert make_tiling((20,), (1,), (0.5,), spacing="even").starts == (tuple(range(20)),)

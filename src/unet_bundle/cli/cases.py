@@ -21,7 +21,7 @@ def check_model(workflow: Any) -> None:
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    from unet_bundle.training.checkpoints import load_checkpoint
+    from unet_bundle.networks.checkpoint import load_checkpoint
 
     load_checkpoint(Path(workflow.parser.get_parsed_content("checkpoint")))
 

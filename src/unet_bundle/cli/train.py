@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_run(folder: Path) -> None:
     """Refuse to resume what is not there, before scans are read."""
-    from unet_bundle.training.checkpoints import LAST, short_name
+    from unet_bundle.networks.checkpoint import short_name
+    from unet_bundle.training.checkpoints import LAST
 
     if not (folder / LAST).is_file():
         raise CheckpointError(

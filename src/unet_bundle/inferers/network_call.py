@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from unet_bundle.precision import autocast, resolve_precision
+from unet_bundle.precision import autocast
 
 Network = Callable[..., Any]
 
@@ -18,9 +18,10 @@ class NetworkCall:
     """Scores of windows.
 
     Args:
-        network: takes [windows, channels, *spatial]; of several outputs the first counts.
-        device: where it runs; windows are moved there.
-        precision: see `resolve_precision`; None leaves the autocast in force as it is. Scores are float32 in any case.
+        networks: each takes [windows, channels, *spatial]; of several outputs the first counts. Scores are the mean of
+            theirs.
+        device: where they run; windows are moved there.
+        dtype: what they compute in; None leaves the autocast in force as it is. Scores are float32 in any case.
         slice_axis: spatial axis whose slices a 2D network sees, windows being one slice thick; None for all axes.
         mirror_axes: scores are the mean over all mirrorings along these spatial axes.
         channels_last: hand windows over with channels last in memory.
@@ -29,17 +30,16 @@ class NetworkCall:
 
     def __init__(
         self,
-        network: Network,
+        networks: Sequence[Network],
         device: torch.device,
         *,
-        precision: str | None = None,
+        dtype: torch.dtype | None = None,
         slice_axis: int | None = None,
         mirror_axes: Sequence[int] = (),
         channels_last: bool = False,
         remember_constant: bool = True,
     ) -> None:
-        self.network, self.device = network, device
-        self.dtype = None if precision is None else resolve_precision(precision, device)
+        self.networks, self.device, self.dtype = tuple(networks), device, dtype
         self.slice_axis = slice_axis
         self.channels_last = channels_last
         sets = (itertools.combinations(sorted(mirror_axes), count) for count in range(len(mirror_axes) + 1))
@@ -56,7 +56,7 @@ class NetworkCall:
         known = dict(self.constants)
         for value, window in zip(values, windows, strict=True):
             if value is not None and value not in known:
-                known[value] = self._run(window[None])[0].clone()  # the network may write into its memory again
+                known[value] = self._run(window[None])[0].clone()  # as in `_run`
         last = next(value for value in reversed(values) if value is not None)
         self.constants = {last: known[last]}  # one value, as a rule: air
         kept = [number for number, value in enumerate(values) if value is None]
@@ -65,26 +65,27 @@ class NetworkCall:
 
     def _run(self, windows: torch.Tensor) -> torch.Tensor:
         windows = windows.to(self.device)
-        total = self._scores(windows)  # the first mirroring is none
-        if len(self.mirrorings) == 1:
+        first, *others = itertools.product(self.networks, self.mirrorings)
+        total = self._scores(first[0], windows)  # the first mirroring is none
+        if not others:
             return total
-        total = total.clone()
-        for axes in self.mirrorings[1:]:
-            total += self._scores(windows.flip(axes)).flip(axes)
-        return total / len(self.mirrorings)
+        total = total.clone()  # the network may write into its memory again
+        for network, axes in others:
+            total += self._scores(network, windows.flip(axes)).flip(axes)
+        return total / (1 + len(others))
 
-    def _scores(self, windows: torch.Tensor) -> torch.Tensor:
+    def _scores(self, network: Network, windows: torch.Tensor) -> torch.Tensor:
         if self.slice_axis is not None:
             windows = windows.squeeze(self.slice_axis + 2)
         if self.channels_last:
             last = torch.channels_last if windows.ndim == 4 else torch.channels_last_3d
             windows = windows.contiguous(memory_format=last)
         with nullcontext() if self.dtype is None else autocast(self.device, self.dtype):
-            scores = _first(self.network(windows)).float()
+            scores = first_output(network(windows)).float()
         return scores if self.slice_axis is None else scores.unsqueeze(self.slice_axis + 2)
 
 
-def _first(output: Any) -> torch.Tensor:
+def first_output(output: Any) -> torch.Tensor:
     """The scores, of a network that gives several (deep supervision)."""
     while not isinstance(output, torch.Tensor):
         output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]

@@ -79,7 +79,7 @@ class OverlapTileInferer(Inferer):
         images = inputs.as_subclass(torch.Tensor)
         device = device_of(self.device, inputs.device)
         call = NetworkCall(
-            lambda tiles: network(tiles, *args, **kwargs),
+            [lambda tiles: network(tiles, *args, **kwargs)],
             device_of(self.sw_device, inputs.device),
             slice_axis=self.spatial_dim,
             remember_constant=False,

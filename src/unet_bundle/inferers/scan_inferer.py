@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,19 @@ from monai.data.utils import collate_meta_tensor_fn
 from monai.inferers import Inferer
 from tqdm import tqdm
 
+from unet_bundle import stages
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.inferers.ensemble import Ensemble
 from unet_bundle.inferers.interpolation import ACTIVATIONS, SHARE_TYPES, Interpolation
 from unet_bundle.inferers.network_call import NetworkCall
 from unet_bundle.inferers.reduction import Reduction
+from unet_bundle.inferers.runtimes import Runtime
 from unet_bundle.inferers.scan_grid import ScanGrid, scan_grid
 from unet_bundle.inferers.scratch import check_folder
 from unet_bundle.inferers.slabs import Predict, SlabTooLargeError, fitting_strips, strips, walk
 from unet_bundle.inferers.windows import PaddedImage, WindowSettings
 from unet_bundle.memory import memory_limit
-from unet_bundle.precision import check_precision
+from unet_bundle.precision import check_precision, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +61,12 @@ class ScanInferer(Inferer):
         activation: what makes probabilities of scores: ``"softmax"``, or ``"sigmoid"`` for regions, which may overlap.
         probability_type: of probabilities and entropy: ``"float16"``, or ``"uint8"`` for 255 times them.
         scratch_dir: folder of that file; None for the system's folder of temporary files, which may lie in memory.
+        window_spacing: ``"even"``: windows are spread evenly and share at least `overlap`, as in nnU-Net; ``"fixed"``:
+            they follow each other at that step, and the last ends with the image, as in MONAI.
         precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``.
+        runtime: one of `RUNTIMES`: what runs the network. ``"auto"`` measures once which is the fastest.
+        ensemble: files of weights for the network, of folds; scores are the mean over them. Empty: the network's own.
+        ensemble_folder: what these files are relative to.
         mirror_axes: the network's scores are the mean over mirrorings along these axes: 2 ** axes times the work.
         channels_last: lay windows out with channels last in memory, which some devices prefer.
         remember_constant: run windows that hold nothing but one value (air) once.
@@ -83,7 +93,11 @@ class ScanInferer(Inferer):
         activation: str = "softmax",
         probability_type: str = "float16",
         scratch_dir: str | None = None,
+        window_spacing: str = "even",
         precision: str = "float32",
+        runtime: str = "torch",
+        ensemble: Sequence[str] = (),
+        ensemble_folder: str = ".",
         mirror_axes: Sequence[int] = (),
         channels_last: bool = False,
         remember_constant: bool = True,
@@ -92,7 +106,13 @@ class ScanInferer(Inferer):
     ) -> None:
         super().__init__()
         self.settings = WindowSettings(
-            roi_size, overlap, mode, padding_mode=padding_mode, cval=cval, slice_axis=spatial_dim
+            roi_size,
+            overlap,
+            mode,
+            padding_mode=padding_mode,
+            cval=cval,
+            slice_axis=spatial_dim,
+            spacing=window_spacing,
         )
         _check("output", output, OUTPUTS)
         _check("activation", activation, ACTIVATIONS)
@@ -104,6 +124,8 @@ class ScanInferer(Inferer):
         self.activation, self.probability_type, self.scratch_dir = activation, probability_type, scratch_dir
         self.sw_batch_size, self.progress = sw_batch_size, progress
         self.precision = check_precision(precision)
+        self.runtime = Runtime(runtime)
+        self.members = Ensemble([Path(ensemble_folder, file) for file in ensemble])
         self.mirror_axes, self.channels_last, self.remember_constant = mirror_axes, channels_last, remember_constant
         memory_limit(memory, torch.device("cpu"))
 
@@ -120,14 +142,11 @@ class ScanInferer(Inferer):
             Shape [batch, 1, *spatial of the scan], whole numbers; for regions, and for probabilities of classes or
             regions, [batch, regions or classes, *spatial of the scan].
         """
-
-        def bound(windows: torch.Tensor) -> Any:
-            return network(windows, *args, **kwargs)
-
+        dtype = resolve_precision(self.precision, inputs.device)
         call = NetworkCall(
-            bound,
+            [self._run(member, dtype, args, kwargs) for member in self.members.of(network)],
             inputs.device,
-            precision=self.precision,
+            dtype=dtype,
             slice_axis=self.settings.slice_axis,
             mirror_axes=self.mirror_axes,
             channels_last=self.channels_last,
@@ -136,6 +155,15 @@ class ScanInferer(Inferer):
         with torch.no_grad():
             done = [self._segment(image, call) for image in _items(inputs)]
         return _batch(done)
+
+    def _run(self, network: Callable[..., Any], dtype: torch.dtype, args: Any, kwargs: Any) -> Callable[..., Any]:
+        if args or kwargs:
+            plain = network
+
+            def network(windows: torch.Tensor) -> Any:
+                return plain(windows, *args, **kwargs)
+
+        return partial(self.runtime, network, dtype=dtype)
 
     def _segment(self, image: torch.Tensor, call: Predict) -> torch.Tensor:
         """The answer [1 or regions, *scan] for one image [channels, *spatial]."""
@@ -202,13 +230,8 @@ class ScanInferer(Inferer):
                 batch, device, limit = effort.batch_size, effort.device, effort.limit
                 for slab in walk(image, timed, strip.tiling, batch_size=batch, device=device, limit=limit):
                     reduction.add(slab, part)
-        seconds = time.perf_counter() - start
-        logger.info(
-            "%d windows: network %.1f s, onto the scan's grid %.1f s",
-            number,
-            network_seconds,
-            seconds - network_seconds,
-        )
+        stages.add("network", network_seconds)
+        stages.add("resample", time.perf_counter() - start - network_seconds)
         return reduction.result()
 
     def _reduction(self, shape: Sequence[int]) -> Reduction | Interpolation:

@@ -1,6 +1,6 @@
 """Sliding windows over a volume, whose scores are handed on, slab by slab, as soon as no later window touches them.
 
-Windows, their order and their weights are those of MONAI's ``sliding_window_inference``; what differs is that scores of
+The order of windows and their weights are those of MONAI's ``sliding_window_inference``; what differs is that scores of
 the whole volume never exist. Memory is that of one row of windows.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,8 +79,9 @@ def make_tiling(
     overlap: Sequence[float],
     mode: str = "gaussian",
     sigma_scale: float | Sequence[float] = 0.125,
+    spacing: str = "fixed",
 ) -> Tiling:
-    """MONAI's windows over a volume.
+    """Windows over a volume.
 
     Args:
         size: voxels of the volume per axis.
@@ -88,20 +89,37 @@ def make_tiling(
         overlap: share of a window that it has in common with the next, per axis.
         mode: ``"gaussian"`` weights the middles of windows more, ``"constant"`` all voxels alike.
         sigma_scale: standard deviation of those weights, in windows.
+        spacing: one of `WINDOW_SPACINGS`.
     """
-    starts = tuple(map(window_starts, size, window, overlap))
+    starts = tuple(map(WINDOW_SPACINGS[spacing], size, window, overlap))
     weights = compute_importance_map(tuple(window), mode=mode, sigma_scale=sigma_scale, dtype=torch.float32)
     return Tiling(tuple(size), tuple(window), starts, torch.as_tensor(weights))
 
 
-def window_starts(size: int, window: int, overlap: float) -> tuple[int, ...]:
-    """First voxels of windows along one axis; the last window ends with the volume.
+def fixed_starts(size: int, window: int, overlap: float) -> tuple[int, ...]:
+    """First voxels of windows along one axis, a fixed step apart; the last window ends with the volume.
 
     Source: ``monai.data.utils.dense_patch_slices``, with the interval of ``sliding_window_inference``.
     """
     step = window if window == size else max(int(window * (1 - overlap)), 1)
     number = math.ceil(max(size - window, 0) / step) + 1
     return tuple(min(index * step, size - window) for index in range(number))
+
+
+def even_starts(size: int, window: int, overlap: float) -> tuple[int, ...]:
+    """First voxels of windows along one axis, spread evenly, so that each shares at least `overlap` with the next.
+
+    Source: nnU-Net, Isensee et al. 2021.
+    """
+    gaps = math.ceil((size - window) / max(window * (1 - overlap), 1))
+    return tuple(round(index * (size - window) / gaps) for index in range(gaps + 1)) if gaps else (0,)
+
+
+WINDOW_SPACINGS: Mapping[str, Callable[[int, int, float], tuple[int, ...]]] = {
+    "even": even_starts,
+    "fixed": fixed_starts,
+}
+"""How windows follow each other along an axis: as in nnU-Net, or as in MONAI."""
 
 
 def walk(

@@ -12,7 +12,7 @@ from monai.utils import BlendMode, PytorchPadMode, ensure_tuple_rep, fall_back_t
 from torch.nn import functional
 
 from unet_bundle.errors import ConfigError, InputError
-from unet_bundle.inferers.slabs import Predict, Tiling, make_tiling
+from unet_bundle.inferers.slabs import WINDOW_SPACINGS, Predict, Tiling, make_tiling
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class WindowSettings:
         padding_mode: of images smaller than a window.
         cval: their padding, where that is constant.
         slice_axis: windows are one voxel thick along this axis, and `roi_size` leaves it out.
+        spacing: ``"even"`` or ``"fixed"``, see `WINDOW_SPACINGS`.
     """
 
     roi_size: Sequence[int] | int
@@ -36,6 +37,7 @@ class WindowSettings:
     padding_mode: str = "constant"
     cval: float = 0.0
     slice_axis: int | None = None
+    spacing: str = "fixed"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be walked."""
@@ -43,6 +45,8 @@ class WindowSettings:
         look_up_option(self.padding_mode, PytorchPadMode)
         if not all(0 <= share < 1 for share in np.ravel(self.overlap)):
             raise ConfigError(f"overlap must be at least 0 and below 1, not {self.overlap!r}")
+        if self.spacing not in WINDOW_SPACINGS:
+            raise ConfigError(f"window_spacing must be one of {', '.join(WINDOW_SPACINGS)}, not {self.spacing!r}")
         if self.slice_axis not in (None, 0, 1, 2):
             raise ConfigError(f"spatial_dim must be 0, 1 or 2, not {self.slice_axis!r}")
 
@@ -71,7 +75,7 @@ class WindowSettings:
                 value=self.cval,
             )[0]
         overlap = ensure_tuple_rep(self.overlap, len(sides))
-        tiling = make_tiling(image.shape[1:], window, overlap, self.mode, self.sigma_scale)
+        tiling = make_tiling(image.shape[1:], window, overlap, self.mode, self.sigma_scale, self.spacing)
         first = tiling.longest_axis()
         axes = (first, *(axis for axis in range(len(sides)) if axis != first))
         return PaddedImage(image.permute(0, *(axis + 1 for axis in axes)), tiling.ordered(axes), axes, before)

@@ -22,6 +22,7 @@ from unet_bundle.io.layouts import SUFFIXES, case_name
 from unet_bundle.io.planes import RGB, Channels, PlaneReader, fit_colors, is_picture
 from unet_bundle.io.readers import NiftiReader
 from unet_bundle.io.volume_files import VolumeReader
+from unet_bundle.stages import stage
 
 # MONAI's LoadImage makes all of its readers, also where ours replace them: what they lack is of no interest.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -94,7 +95,8 @@ class LoadImaged(monai.transforms.LoadImaged):
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         """Replace each path by its image, a `MetaTensor` of shape [channels, *spatial]."""
-        loaded: dict[Hashable, Any] = super().__call__(data, reader)
+        with stage("read"):
+            loaded: dict[Hashable, Any] = super().__call__(data, reader)
         for key, channels in self.key_iterator(loaded, self.channels):
             if is_picture(data[key]):  # not several of them: there each is a channel already
                 try:

@@ -36,6 +36,7 @@ from unet_bundle.io.output_format import (
 )
 from unet_bundle.io.plane_writer import PlaneWriter
 from unet_bundle.io.source_grid import grid_of_slices, is_dicom, on_slices, source_series
+from unet_bundle.stages import stage
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +213,8 @@ class _StrictSaveImage(monai.transforms.SaveImage):
             raise ConfigError(f"{path.name} would replace the scan itself: give another output_dir or output_postfix")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._write(img, meta, chosen, path)
+            with stage("write"):
+                self._write(img, meta, chosen, path)
         except InputError as error:
             if self.output_format != AUTO or chosen != DICOM_SEG:
                 raise

@@ -6,7 +6,7 @@ from unet_bundle.training.checkpoints import CheckpointLoader, RunCheckpoints
 from unet_bundle.training.data import CaseDataset, CaseSampler
 from unet_bundle.training.distributed import case_shares, local_device, start_processes
 from unet_bundle.training.events import EventWriter, ValidationSlices
-from unet_bundle.training.handlers import Progress, TrainingLog
+from unet_bundle.training.handlers import Progress, StageTimes, TrainingLog
 from unet_bundle.training.publishing import PublishModel, weights_to_score
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep
@@ -22,6 +22,7 @@ __all__ = [
     "Progress",
     "PublishModel",
     "RunCheckpoints",
+    "StageTimes",
     "TimeBudget",
     "TrainStep",
     "TrainingLog",

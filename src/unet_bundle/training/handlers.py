@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from tqdm import tqdm
 
+from unet_bundle import stages
 from unet_bundle.io.files import replacing
 from unet_bundle.training.distributed import is_main_process
 
@@ -58,6 +59,32 @@ class Progress:
     def _close_and_raise(self, engine: Engine, error: Exception) -> None:
         self._close(engine)
         raise error
+
+
+class StageTimes:
+    """One log line a scan: how long reading, preparing, the network, resampling and writing took (`stages`).
+
+    With loader processes reading is part of what is called preprocessing: the time that was waited for both.
+    """
+
+    def __init__(self) -> None:
+        self._started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Follow `engine`, an evaluator; stands after what writes."""
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._start)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._prepared)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._log)
+
+    def _start(self, _engine: Engine) -> None:
+        stages.begin()
+        self._started = time.perf_counter()
+
+    def _prepared(self, _engine: Engine) -> None:
+        stages.add("preprocess", time.perf_counter() - self._started - stages.seconds("read"))
+
+    def _log(self, _engine: Engine) -> None:
+        stages.log()
 
 
 class TrainingLog:

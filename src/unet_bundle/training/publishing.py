@@ -16,7 +16,8 @@ from torch import nn
 
 from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.io.files import replacing
-from unet_bundle.training.checkpoints import BEST, bare, load_checkpoint, load_weights, save_atomically, short_name
+from unet_bundle.networks.checkpoint import bare, load_checkpoint, load_weights, short_name
+from unet_bundle.training.checkpoints import BEST, save_atomically
 from unet_bundle.training.distributed import is_main_process, wait_for_others
 from unet_bundle.training.trained_cases import read_trained_cases, write_trained_cases
 

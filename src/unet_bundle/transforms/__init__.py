@@ -1,5 +1,6 @@
 """Dictionary transforms, one file a concept."""
 
+from unet_bundle.transforms.body import is_above
 from unet_bundle.transforms.components import CleanLabelsd
 from unet_bundle.transforms.elastic import RandElasticDeform, RandElasticDeformd
 from unet_bundle.transforms.intensity import RandIntensityd
@@ -21,4 +22,5 @@ __all__ = [
     "RandSliced",
     "RandSpatiald",
     "ResampleToSpacingd",
+    "is_above",
 ]

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.geometry import spacing_of
+from unet_bundle.stages import stage
 
 Labels = npt.NDArray[np.integer[Any]]
 
@@ -56,8 +57,9 @@ class CleanLabelsd(MapTransform):
         """Clean the label maps; those on which nothing is asked for are passed on as they are."""
         cleaned = dict(data)
         if self.keep_largest or self.fill_holes or self.smallest_object_ml:
-            for key in self.key_iterator(cleaned):
-                cleaned[key] = self._cleaned(cleaned[key])
+            with stage("postprocess"):
+                for key in self.key_iterator(cleaned):
+                    cleaned[key] = self._cleaned(cleaned[key])
         return cleaned
 
     def _cleaned(self, labels: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from unet_bundle.planning.template.shared import (
     STARTED,
     Config,
     cases,
+    cropping,
     dicom_reading,
     grid,
     is_colour,
@@ -34,7 +35,11 @@ def inference_config(plan: Plan) -> Config:
         "output_dir": "$@bundle_root + '/eval'",
         "checkpoint": "$@bundle_root + '/models/model.pt'",
         "device": DEVICE,
+        "ensemble": [],
         "precision": "float32",
+        "runtime": "torch",
+        "channels_last": False,
+        **cropping(plan),
         "overlap": plan.overlap,
         "sw_batch_size": 1,
         "mirroring": False,
@@ -52,7 +57,7 @@ def inference_config(plan: Plan) -> Config:
         "displayable_configs": {"overlap": "@overlap", "sw_batch_size": "@sw_batch_size"},
         "network_def": network(plan),
         "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": loading(plan, ["image"], dicom)},
+        "preprocessing": {"_target_": "Compose", "transforms": loading(plan, ["image"], dicom, cropping(plan))},
         "dataset": {
             "_target_": "Dataset",
             "data": {
@@ -74,6 +79,10 @@ def inference_config(plan: Plan) -> Config:
             "_target_": "unet_bundle.inferers.ScanInferer",
             **windows(plan, "@overlap"),
             "precision": "@precision",
+            "runtime": "@runtime",
+            "channels_last": "@channels_last",
+            "ensemble": "@ensemble",
+            "ensemble_folder": "@bundle_root",
             "mirror_axes": "$@mirror_axes if @mirroring else []",
             "memory": "@memory",
             "progress": True,
@@ -100,10 +109,12 @@ def inference_config(plan: Plan) -> Config:
         "handlers": [
             {
                 "_target_": "unet_bundle.training.CheckpointLoader",
+                "_disabled_": "$bool(@ensemble)",
                 "load_path": "@checkpoint",
                 "load_dict": {"model": "@network"},
             },
             {"_target_": "unet_bundle.evaluation.SaveVolumes", "labels": "@labels", "output_dir": "@output_dir"},
+            {"_target_": "unet_bundle.training.StageTimes"},
             {"_target_": "unet_bundle.training.Progress", "description": "Segmenting"},
         ],
         "evaluator": {

@@ -44,13 +44,27 @@ def dicom_reading(plan: Plan) -> Config:
     return {"dicom": {"modality": modality, **options}}
 
 
-def loading(plan: Plan, keys: list[str], dicom: Mapping[str, Any] = MappingProxyType({})) -> list[Config]:
+def cropping(plan: Plan) -> Config:
+    """The value above which voxels are worth a look, as a top-level value.
+
+    Of CT alone: its normalisation does not depend on what is cropped away, and its units mean the same in every scan.
+    """
+    return {"crop_above": None} if all(each["scheme"] == "ct" for each in plan.normalization) else {}
+
+
+def loading(
+    plan: Plan,
+    keys: list[str],
+    dicom: Mapping[str, Any] = MappingProxyType({}),
+    crop: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Config]:
     """Read, turn to the plan's axes, resample, normalise: what training and inference do alike.
 
     Args:
         plan: the plan.
         keys: ``["image"]``, or with ``"label"``.
         dicom: `dicom_reading`, where the config has it.
+        crop: `cropping`, where the config has it.
     """
     channels = [wanted_channels(plan.modality), 1][: len(keys)]
     modes = ["bilinear", "nearest"][: len(keys)]
@@ -67,6 +81,18 @@ def loading(plan: Plan, keys: list[str], dicom: Mapping[str, Any] = MappingProxy
             for k in keys[1:]
         ],
         {"_target_": "Orientationd", "keys": keys, "axcodes": "@orientation", "labels": None},
+        *[
+            {
+                "_target_": "CropForegroundd",
+                "_disabled_": f"$@{name} is None",
+                "keys": keys,
+                "source_key": keys[0],
+                "select_fn": {"_target_": "unet_bundle.transforms.is_above", "_mode_": "callable", "value": f"@{name}"},
+                "start_coord_key": None,
+                "end_coord_key": None,
+            }
+            for name in crop
+        ],
         {
             "_target_": "unet_bundle.transforms.ResampleToSpacingd",
             "keys": keys,

@@ -1,0 +1,63 @@
+"""Weights from a file into a network, with one clear line where they are missing, damaged or of another network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unet_bundle.errors import CheckpointError
+
+LONGEST_REASON = 300
+"""Characters of a foreign network's complaint about weights: torch lists every tensor."""
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network itself, out of the wrapper of distributed training."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def load_checkpoint(path: Path) -> Any:
+    """Read a checkpoint, tensors and plain values only.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{short_name(path)} is missing: train the bundle first (`unet-bundle train`).") from None
+    except Exception as error:  # damaged bytes make the unpickler fail in any way
+        raise CheckpointError(
+            f"{short_name(path)} is no readable checkpoint ({type(error).__name__}): restore or retrain it."
+        ) from error
+
+
+def short_name(path: Path) -> str:
+    """A checkpoint's file and folder, as messages name it."""
+    return Path(*path.parts[-2:]).as_posix()
+
+
+def load_weights(network: nn.Module, state: Any, name: str) -> None:
+    """Put the weights `state` into `network`.
+
+    Args:
+        network: takes the weights, converted to its own number format.
+        state: a state dict, alone or under the key ``"model"`` or ``"network"``.
+        name: what to call the checkpoint in an error.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown or of another shape.
+    """
+    for key in ("model", "network"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{name} holds no state dict of a network: give the weights this bundle was trained to.")
+    try:
+        bare(network).load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).removeprefix("These weights do not fit the network: ")
+        raise CheckpointError(f"{name} does not fit the network: {reason[:LONGEST_REASON]}") from error

@@ -1,0 +1,58 @@
+"""How long the stages of a scan's way take: reading, preparing, the network, resampling, writing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("read", "preprocess", "network", "resample", "postprocess", "write")
+"""In the order in which a scan passes them."""
+
+_taken = threading.local()
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Count the time of the body to a stage of this thread's scan; what stages within it take counts to them alone."""
+    outer = dict(_seconds())
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        within = sum(_seconds().values()) - sum(outer.values())
+        add(name, time.perf_counter() - start - within)
+
+
+def add(name: str, seconds: float) -> None:
+    """Count seconds to a stage of this thread's scan."""
+    _seconds()[name] = _seconds().get(name, 0.0) + max(seconds, 0.0)
+
+
+def seconds(name: str) -> float:
+    """What a stage of this thread's scan has taken so far."""
+    return _seconds().get(name, 0.0)
+
+
+def begin() -> None:
+    """A new scan: forget what the one before took."""
+    _seconds().clear()
+
+
+def log() -> None:
+    """One line, JSON behind the words: the seconds of each stage of this thread's scan."""
+    taken = _seconds()
+    order = sorted(taken, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
+    logger.info("seconds a stage: %s", json.dumps({name: round(taken[name], 2) for name in order}))
+
+
+def _seconds() -> dict[str, float]:
+    if not hasattr(_taken, "seconds"):
+        _taken.seconds = {}
+    seconds: dict[str, float] = _taken.seconds
+    return seconds
