@@ -40,9 +40,12 @@ STAGES = {"scan": "ours", "bundle": "ours", "pictures": "ours", "fit": "ours", "
 """In this order; and whose environment each needs."""
 FITTED = ("fit", "export", "nnunet")
 """Stages that are done again for another number of steps; a longer fit goes on where the shorter one ended."""
-PICTURE_ROWS = ("pictures_ours", "pictures_nnunet", "pictures_nnunet_2_workers", "pictures_nnunet_sequential")
+PICTURES_OURS = ("pictures_ours", "pictures_ours_torch")
+PICTURES_NNUNET = ("pictures_nnunet", "pictures_nnunet_2_workers", "pictures_nnunet_sequential")
+PICTURE_ROWS = (*PICTURES_OURS, *PICTURES_NNUNET)
 SLICES = (100, 200, 400, 800)
-MANY_CLASSES = ("ours_bfloat16_105_classes", 1000)
+SCALED = "ours_bfloat16_openvino"
+MANY_CLASSES = ("ours_bfloat16_openvino_105_classes", 1000)
 
 Results = dict[str, dict[str, Any]]
 
@@ -262,7 +265,7 @@ def compare(bench: Bench) -> dict[str, Any]:
         if name not in PICTURE_ROWS and "failed" not in result
     }
     print_table(rows, quality)
-    best = "ours_bfloat16"
+    best = "ours_bfloat16_openvino"
     figures: dict[str, Any] = {
         "time_vs_nnunet": ratio(rows, "seconds", ["nnunet"], best),
         "time_vs_monai": ratio(rows, "seconds", list(MONAI), best),
@@ -270,7 +273,7 @@ def compare(bench: Bench) -> dict[str, Any]:
         "dice_vs_float32": quality.get(best, {}).get("dice"),
         "worst_class_dice_vs_float32": quality.get(best, {}).get("worst_dice"),
         "agreement": quality.get("ours_float32", {}).get("agreement_nnunet"),
-        "small_2d_vs_nnunet": ratio(rows, "seconds", list(PICTURE_ROWS[1:]), "pictures_ours"),
+        "small_2d_vs_nnunet": ratio(rows, "seconds", list(PICTURES_NNUNET), "pictures_ours"),
         "time_float32_vs_nnunet": ratio(rows, "seconds", ["nnunet"], "ours_float32"),
         "time_vs_nnunet_sequential": ratio(rows, "seconds", ["nnunet_sequential"], best),
         "time_vs_nnunet_whole_process": ratio(rows, "process_seconds", ["nnunet"], best),
@@ -329,7 +332,7 @@ def scale(bench: Bench, slices: list[int], small: bool) -> dict[str, Any]:
     for stage in ("scan", "bundle", "bundle_105"):  # weights as they are: the work is the same
         bench.stage(stage)
     figures: dict[str, Any] = {}
-    rows: dict[str, list[dict[str, Any]]] = {"ours_bfloat16": [], "read": []}
+    rows: dict[str, list[dict[str, Any]]] = {SCALED: [], "read": []}
     bench.case.path("scale").mkdir(exist_ok=True)
     row, most = MANY_CLASSES[0], MANY_CLASSES[1] // (8 if small else 1)
     for number in [*slices, most]:
@@ -343,7 +346,7 @@ def scale(bench: Bench, slices: list[int], small: bool) -> dict[str, Any]:
     figures |= {f"{row}_{most}_{key}": many.get(key) for key in ("seconds", "peak_gb")}
     seconds, memory, reading = (
         [each.get(key, float("nan")) for each in rows[name]]
-        for name, key in (("ours_bfloat16", "seconds"), ("ours_bfloat16", "peak_gb"), ("read", "peak_gb"))
+        for name, key in ((SCALED, "seconds"), (SCALED, "peak_gb"), ("read", "peak_gb"))
     )
     beyond = [whole - part for whole, part in zip(memory, reading, strict=True)]
     figures["scale_time_per_slice"] = (seconds[-1] / slices[-1]) / (seconds[0] / slices[0])

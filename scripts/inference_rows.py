@@ -17,11 +17,15 @@ from typing import Any
 
 from inference_case import Case, config, mend_torchvision, network, read_case
 
+HALF = ["--precision", "bfloat16"]
+OPENVINO = ["--runtime", "openvino"]
 OURS: dict[str, list[str]] = {
     "ours_float32": [],
-    "ours_float32_batch2": ["--sw_batch_size", "2"],
-    "ours_bfloat16": ["--precision", "bfloat16"],
-    "ours_bfloat16_skipping": ["--precision", "bfloat16", "--inferer::remember_constant", "true"],
+    "ours_float32_openvino": OPENVINO,
+    "ours_bfloat16": HALF,
+    "ours_bfloat16_openvino": [*HALF, *OPENVINO],
+    "ours_bfloat16_openvino_skipping": [*HALF, *OPENVINO, "--inferer::remember_constant", "true"],
+    "ours_bfloat16_openvino_cropped": [*HALF, *OPENVINO, "--crop_above", "-500"],
 }
 """Overrides of our config; all windows are run where nothing else is said."""
 
@@ -150,12 +154,15 @@ ROWS: dict[str, Row] = {
     **{name: partial(monai, options=options) for name, options in MONAI.items()},
     "nnunet": partial(nnunet, sequential=False),
     "nnunet_sequential": partial(nnunet, sequential=True),
-    "pictures_ours": partial(ours, overrides=[], bundle="picture_bundle"),
+    "pictures_ours": partial(ours, overrides=OPENVINO, bundle="picture_bundle"),
+    "pictures_ours_torch": partial(ours, overrides=[], bundle="picture_bundle"),
     "pictures_nnunet": partial(nnunet, sequential=False, bundle="picture_bundle"),
     "pictures_nnunet_2_workers": partial(nnunet, sequential=False, bundle="picture_bundle", workers=2),
     "pictures_nnunet_sequential": partial(nnunet, sequential=True, bundle="picture_bundle"),
     "read": read_only,
-    "ours_bfloat16_105_classes": partial(ours, overrides=["--precision", "bfloat16"], bundle="bundle_105"),
+    "ours_bfloat16_openvino_105_classes": partial(
+        ours, overrides=[*HALF, *OPENVINO, "--memory", "4GB"], bundle="bundle_105"
+    ),
 }
 
 

@@ -1,5 +1,8 @@
 """A bundle in one's own program gives what the command line gives."""
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +72,28 @@ def test_the_largest_component_is_kept_where_the_config_says_so(scans: list[Path
         for value in (1, 2):
             assert ndimage.label(labels == value, np.ones((3, 3, 3)))[1] == 1
         assert (labels != predictor(scan)[0].numpy()).mean() < 0.001
+
+
+def test_an_ensemble_of_the_same_weights_is_the_network_itself(scans: list[Path], predictor: Predictor) -> None:
+    folds = Predictor(BUNDLE, device="cpu", overrides={"ensemble": ["models/model.pt", "models/model.pt"]})
+    assert torch.equal(folds(scans[0]).as_tensor(), predictor(scans[0]).as_tensor())
+
+
+def test_an_ensemble_needs_no_weights_of_the_bundles_own(scans: list[Path], tmp_path: Path) -> None:
+    command = ["predict", str(BUNDLE), str(scans[0]), str(tmp_path), "--checkpoint", str(tmp_path / "none.pt")]
+    assert main([*command, "--ensemble", "[models/model.pt]"]) == 0
+    assert main([*command, "--ensemble", "[models/none.pt]", "--overwrite"]) == 1
+
+
+def test_the_command_line_says_how_long_each_stage_took(
+    scans: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["-m", "unet_bundle.cli", "predict", str(BUNDLE), str(scans[0]), str(tmp_path)]
+    subprocess.run([sys.executable, "-W", "ignore", *command], check=True)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "seconds a stage: " in line]
+    taken = json.loads(line.partition("seconds a stage: ")[2])
+    assert list(taken) == ["read", "preprocess", "network", "resample", "write"]
+    assert taken["network"] > taken["resample"] > 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ignite.engine import Engine
 
 from unet_bundle.errors import CheckpointError
 from unet_bundle.networks import UNet
-from unet_bundle.training import CheckpointLoader, RunCheckpoints, TrainStep
+from unet_bundle.training import CheckpointLoader, RunCheckpoints, TrainStep, checkpoints
 from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
 
 
@@ -156,3 +156,20 @@ def test_a_new_run_sets_the_files_of_the_one_before_aside(
     again = RunCheckpoints(network, trainer.optimizer, checkpoints.evaluator, str(tmp_path), 1, resume=True)
     with pytest.raises(CheckpointError, match="there is no run to resume"):
         again._start(trainer)
+
+
+def test_weights_are_read_again_only_if_they_or_the_file_changed(tmp_path, make_network, monkeypatch):
+    network, path, read = make_network(), tmp_path / "model.pt", []
+    torch.save(network.state_dict(), path)
+    original = checkpoints.load_checkpoint
+    monkeypatch.setattr(checkpoints, "load_checkpoint", lambda file: read.append(file) or original(file))
+    loader = checkpoints.CheckpointLoader(str(path), {"model": network})
+    for changed in (None, "nothing", "network", "file"):
+        if changed == "network":
+            torch.nn.init.zeros_(next(network.parameters()))
+        if changed == "file":
+            torch.save({key: value * 2 for key, value in network.state_dict().items()}, path)
+        expected = torch.load(path, weights_only=True)
+        loader(None)
+        assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+    assert len(read) == 3

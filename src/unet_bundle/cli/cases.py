@@ -23,7 +23,10 @@ def check_model(workflow: Any) -> None:
     """
     from unet_bundle.networks.checkpoint import load_checkpoint
 
-    load_checkpoint(Path(workflow.parser.get_parsed_content("checkpoint")))
+    content = workflow.parser.get_parsed_content
+    members = [Path(content("bundle_root"), file) for file in workflow.parser.get("ensemble") or ()]
+    for file in members or [Path(content("checkpoint"))]:
+        load_checkpoint(file)
 
 
 def make_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.inferers.network_call import first_output
+from unet_bundle.networks.checkpoint import weights_version
 from unet_bundle.precision import autocast
 from unet_bundle.runtime import our_error
 
@@ -59,7 +60,7 @@ class Runtime:
             return network(windows)
         if not isinstance(network, nn.Module):
             raise ConfigError(f"runtime {self.name!r} needs a network that is called with windows alone: set 'torch'")
-        weights = tuple((each.data_ptr(), each._version) for each in network.state_dict().values())  # noqa: SLF001
+        weights = weights_version(network)
         key = (tuple(windows.shape), windows.device, dtype, torch.get_num_threads())
         with self._lock:
             made = self._made.get(network)

@@ -61,3 +61,8 @@ def load_weights(network: nn.Module, state: Any, name: str) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split()).removeprefix("These weights do not fit the network: ")
         raise CheckpointError(f"{name} does not fit the network: {reason[:LONGEST_REASON]}") from error
+
+
+def weights_version(network: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Something that changes with every change of the network's weights, for comparison."""
+    return tuple((each.data_ptr(), each._version) for each in network.state_dict().values())  # noqa: SLF001

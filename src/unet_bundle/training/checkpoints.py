@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from unet_bundle.errors import CheckpointError
 from unet_bundle.io.files import replacing
-from unet_bundle.networks.checkpoint import bare, load_checkpoint, load_weights, short_name
+from unet_bundle.networks.checkpoint import bare, load_checkpoint, load_weights, short_name, weights_version
 from unet_bundle.training.distributed import is_main_process
 
 logger = logging.getLogger(__name__)
@@ -42,17 +42,26 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
 
     def __init__(self, load_path: str, load_dict: dict[str, nn.Module]) -> None:
         super().__init__(load_path=load_path, load_dict=load_dict)
+        self._loaded: Any = None
 
     def __call__(self, _engine: Engine) -> None:
-        """Load the weights.
+        """Load the weights, unless the network still has those of this very file, as from one scan to the next.
 
         Raises:
             CheckpointError: the checkpoint is missing, damaged or does not fit.
         """
         path = Path(self.load_path)
+        if self._loaded is not None and self._loaded == self._current(path):
+            return
         state = load_checkpoint(path)
         for network in self.load_dict.values():
             load_weights(network, state, short_name(path))
+        self._loaded = self._current(path)
+
+    def _current(self, path: Path) -> Any:
+        """What changes with the file, and with the weights in the network."""
+        file = path.stat()
+        return file.st_mtime_ns, file.st_size, [weights_version(network) for network in self.load_dict.values()]
 
 
 STATE_KEYS = frozenset(
