@@ -101,7 +101,8 @@ def prepare(name: str, network: nn.Module, windows: torch.Tensor, dtype: torch.d
     if reason:
         raise ConfigError(f"runtime {name!r} {reason}")
     _check_size(network, windows)
-    with torch.no_grad(), warnings.catch_warnings():
+    # Each sets its number format itself: autocast's own operations are none that other runtimes know.
+    with torch.no_grad(), torch.autocast(windows.device.type, enabled=False), warnings.catch_warnings():
         # Tracing warns of every branch that sizes decide, and PyTorch of TorchScript's age.
         warnings.simplefilter("ignore")
         return _PREPARED[name](_FirstOutput(network).eval(), windows.contiguous(), dtype)
@@ -150,7 +151,7 @@ def _compiled(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> 
 
 
 def _torchscript(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    with torch.autocast(windows.device.type, enabled=False), autocast(windows.device, dtype):
+    with autocast(windows.device, dtype):
         traced = torch.jit.trace(network, windows, check_trace=False)
     frozen: Run = torch.jit.freeze(traced)
     return frozen
