@@ -31,6 +31,7 @@ def test_a_broken_case_is_named_at_the_end_and_the_others_are_scored(
     assert "Means of 5 cases" in captured.out
     assert "Traceback" not in captured.err
 
+    assert not (output / "cleaning.json").exists(), "nobody asked for it"
     report = json.loads((output / "scores.json").read_text())
     assert sorted(report["cases"]) == [f"phantom_{number:03d}" for number in (1, 2, 3, 5, 6)]
     assert list(report["missing"]) == ["phantom_004"]
@@ -65,3 +66,40 @@ def test_a_missing_model_is_refused_before_scans_are_read(
     assert main(["evaluate", str(bundle), str(data), "--output-dir", str(tmp_path / "eval")]) == 1
     assert "models/model.pt is missing: train the bundle first" in capsys.readouterr().err
     assert not (tmp_path / "eval").exists()
+
+
+def test_cleaning_is_chosen_and_written_into_the_bundle_only_where_asked_for(
+    bundle: Path,
+    phantom_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = bundle / "configs" / "inference.json"
+    text = config.read_text()
+    arguments = ["evaluate", str(bundle), str(phantom_data), "--output-dir", str(tmp_path / "eval")]
+
+    assert main([*arguments, "--write"]) == 2
+    assert "give both" in capsys.readouterr().err
+
+    assert main([*arguments, "--choose-cleaning"]) == 0
+    report = json.loads((tmp_path / "eval" / "cleaning.json").read_text())
+    assert len(report["cases"]) == 2
+    assert config.read_text() == text
+
+    # A rise of any size counts here: an untrained network's labels are full of specks and holes.
+    monkeypatch.setattr("unet_bundle.evaluation.cleaning.MARGIN", 0.0)
+    assert main([*arguments, "--choose-cleaning", "--write"]) == 0
+    report = json.loads((tmp_path / "eval" / "cleaning.json").read_text())
+    written = json.loads(config.read_text())
+    assert {key: written[key] for key in report["chosen"]} == report["chosen"]
+    assert report["chosen"] != {"keep_largest": [], "smallest_object_ml": 0.0, "fill_holes": []}
+    assert f"Written to {config}: keep_largest" in capsys.readouterr().out
+    restored = {**written, "keep_largest": [], "smallest_object_ml": 0.0, "fill_holes": []}
+    assert restored == json.loads(text), "nothing else changes"
+
+    main([*arguments, "--choose-cleaning", "--write"])
+    assert json.loads((tmp_path / "eval" / "cleaning.json").read_text()) == report, "cleaning changes no decision"
+    assert "says so already" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "eval" / "scores.json").read_text())
+    assert scores["classes"] == pytest.approx(report["dice_with_chosen"]), "the promise is kept"

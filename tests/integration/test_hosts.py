@@ -138,13 +138,15 @@ def test_two_processes_train(cli: Any, bundle: Path, phantom_data: Path, tmp_pat
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
 
 
-def test_two_processes_score_like_one(cli: Any, trained: Path, phantom_data: Path, tmp_path: Path) -> None:
+def test_two_processes_score_like_one(cli: Any, bundle: Path, phantom_data: Path, tmp_path: Path) -> None:
+    (bundle / "models" / "model.json").unlink()  # else cleaning may not be chosen on the training cases
     files = ["inference.json", "evaluate.json"]
-    arguments = ["--dataset_dir", phantom_data, "--part", "all", "--output_dir"]
-    cli.monai_run(trained, files, *arguments, tmp_path / "one").succeeded()
-    torchrun(cli, trained, [*files, "multi_gpu_evaluate.json"], *arguments, tmp_path / "two").succeeded()
-    reports = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("one", "two")]
-    assert reports[0] == reports[1]
+    arguments = ["--dataset_dir", phantom_data, "--part", "all", "--choose_cleaning", "True", "--output_dir"]
+    cli.monai_run(bundle, files, *arguments, tmp_path / "one").succeeded()
+    torchrun(cli, bundle, [*files, "multi_gpu_evaluate.json"], *arguments, tmp_path / "two").succeeded()
+    for file in ("scores.json", "cleaning.json"):
+        reports = [json.loads((tmp_path / name / file).read_text()) for name in ("one", "two")]
+        assert reports[0] == reports[1]
     assert cli.files(tmp_path / "one") == cli.files(tmp_path / "two")
 
 

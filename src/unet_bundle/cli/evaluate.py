@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from unet_bundle.cli.cases import check_model, make_folder, run_one_by_one, say_refused
 from unet_bundle.cli.workflow import (
     OVERRIDES_HELP,
+    Overrides,
     add_bundle,
     check_folder,
     load_workflow,
     monai_line,
     parse_overrides,
+    read_config,
     say,
 )
+from unet_bundle.errors import ConfigError
 from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK
 
 FILES = ("inference.json", "evaluate.json")
@@ -25,12 +29,14 @@ EPILOG = f"""\
 Predictions go to the scans' own grids and are compared with the untouched label files there.
 Writes to the output folder: the predictions; scores.csv and scores.json, for each case and class with Dice, HD95,
 surface Dice and the difference of the volumes; pictures of the worst cases; volumes.csv.
+With --choose-cleaning also cleaning.json: whether dropping small objects or filling holes raises the Dice of a class.
 A case that is refused is named at the end; the others are scored, the exit code is 1.
 {OVERRIDES_HELP}
 
 examples:
   unet-bundle evaluate bundle Task04_Hippocampus
-  unet-bundle evaluate bundle Task04_Hippocampus --part all --output-dir scores"""
+  unet-bundle evaluate bundle Task04_Hippocampus --part all --output-dir scores
+  unet-bundle evaluate bundle Task04_Hippocampus --choose-cleaning --write"""
 
 
 def add_parser(verbs: Any) -> None:
@@ -50,17 +56,27 @@ def add_parser(verbs: Any) -> None:
         "--part", choices=["validation", "train", "all"], default="validation", help="default: validation"
     )
     parser.add_argument("--output-dir", type=Path, help="default: BUNDLE/eval")
+    parser.add_argument(
+        "--choose-cleaning", action="store_true", help="find out which cleaning of label maps helps, for each class"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="with --choose-cleaning: put what helps into the bundle's inference.json"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be run, run nothing")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate a bundle."""
-    from unet_bundle.evaluation import SaveScores
+    from unet_bundle.evaluation import ChooseCleaning, SaveScores
 
+    if args.write and not args.choose_cleaning:
+        raise ConfigError("--write puts into the bundle what --choose-cleaning finds: give both.")
     check_folder(args.dataset)
     output = args.output_dir or args.bundle / "eval"
-    own = {"dataset_dir": str(args.dataset), "output_dir": str(output), "fold": args.fold, "part": args.part}
+    own: Overrides = {"dataset_dir": str(args.dataset), "output_dir": str(output), "fold": args.fold, "part": args.part}
+    if args.choose_cleaning:
+        own["choose_cleaning"] = True
     overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "infer")
@@ -69,17 +85,43 @@ def run(args: argparse.Namespace) -> int:
         say(f"{len(workflow.parser.get_parsed_content('dataset::data'))} cases; nothing was run.")
         return EXIT_OK
     make_folder(output)
-    scores = next(h for h in workflow.parser.get_parsed_content("handlers") if isinstance(h, SaveScores))
-    with scores.one_by_one() as missing:
+    handlers = workflow.parser.get_parsed_content("handlers")
+    scores = next(h for h in handlers if isinstance(h, SaveScores))
+    chooser = next((h for h in handlers if isinstance(h, ChooseCleaning)), None)
+    with scores.one_by_one() as missing, nullcontext() if chooser is None else chooser.one_by_one():
         missing.update(run_one_by_one(workflow))
     workflow.finalize()
     cases = len(workflow.parser.get_parsed_content("dataset::data"))
     if len(missing) < cases:
         _say_report(output)
+    if chooser is not None and chooser.chosen is not None:
+        say(f"Which cleaning helps, with all figures: {output / 'cleaning.json'}")
+        if args.write:
+            _write_cleaning(args.bundle, chooser.chosen.as_config())
     if missing:
         say(f"{len(missing)} of {cases} cases could not be scored and are in none of the figures:")
     say_refused(missing)
     return EXIT_CASES_FAILED if missing else EXIT_OK
+
+
+def _write_cleaning(bundle: Path, values: dict[str, Any]) -> None:
+    """Put the values of cleaning into inference.json, all or nothing."""
+    from unet_bundle.io.files import write_text
+    from unet_bundle.planning.bundle import to_json
+
+    config = read_config(bundle, "inference.json")
+    before = {key: config[key] for key in values}
+    path = bundle / "configs" / "inference.json"
+    if before == values:
+        say(f"{path} says so already: {_shown(values)}")
+        return
+    write_text(path, to_json({**config, **values}))
+    say(f"Written to {path}: {_shown(values)}")
+    say(f"There before: {_shown(before)}; the scores above are of labels cleaned that way.")
+
+
+def _shown(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {json.dumps(value)}" for key, value in values.items())
 
 
 def _say_report(output: Path) -> None:

@@ -77,7 +77,7 @@ def case_scores(
     axes = label.ndim
     voxel = float(abs(np.linalg.det(matrix[:axes, :axes]))) / (1000 if axes > 2 else 1)
     limits = [SURFACE_TOLERANCE_MM] * (num_classes - 1) if tolerances is None else tolerances
-    found, true, common = _counts(prediction, label, num_classes)
+    found, true, common = class_counts(prediction, label, num_classes)
     surfaces = zip(_surfaces(prediction, num_classes, matrix), _surfaces(label, num_classes, matrix), strict=True)
     scores = []
     for index, ((ours, theirs), tolerance) in enumerate(zip(surfaces, limits, strict=True), start=1):
@@ -103,15 +103,15 @@ def case_scores(
 
 def dice_scores(prediction: npt.NDArray[Any], label: npt.NDArray[Any], num_classes: int) -> list[float | None]:
     """Dice of each class but the background, as `case_scores` has it, for those who need no distances."""
-    found, true, common = _counts(prediction, label, num_classes)
+    found, true, common = class_counts(prediction, label, num_classes)
     totals = [found[index] + true[index] for index in range(num_classes)]
     return [2 * common[index] / totals[index] if totals[index] else None for index in range(1, num_classes)]
 
 
-def _counts(
+def class_counts(
     prediction: npt.NDArray[Any], label: npt.NDArray[Any], num_classes: int
 ) -> tuple[list[int], list[int], list[int]]:
-    """Voxels of each class in the prediction, in the label, and in both at once."""
+    """Voxels of each class, background included, in the prediction, in the label, and in both at once."""
     counts = np.zeros((3, num_classes), np.int64)
     for predicted, labelled in zip(prediction, label, strict=True):  # slice by slice: bincount copies to 64 bits
         for row, values in enumerate((predicted, labelled, labelled[predicted == labelled])):

@@ -163,6 +163,10 @@ Score the fold that was kept back, on the untouched label files:
 
     {run} {evaluate} {on_data} --output_dir OUT --fold 0
 
+With `--choose_cleaning True` that also finds out whether dropping small objects or filling holes raises the Dice of a
+class, and writes what does to `OUT/cleaning.json`, as values for `configs/inference.json`. `unet-bundle evaluate
+--choose-cleaning --write` puts them there.
+
 Segment {_image(plan)}s, each to `OUT/<name>_seg{suffix}` on its own grid:
 
     {run} configs/inference.json --bundle_root . --dataset_dir SCANS --output_dir OUT

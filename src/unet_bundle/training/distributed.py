@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from monai.data import DistributedSampler
 
 from unet_bundle.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def local_device() -> torch.device:
@@ -61,6 +63,15 @@ def from_main_process(value: int) -> int:
     values = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def from_all_processes(value: T) -> list[T]:
+    """What each process gives, in every process; of anything that can be pickled."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def is_distributed() -> bool:

@@ -159,6 +159,7 @@ def evaluate_config(plan: Plan) -> Config:
         **stated_values(plan),
         "surface_tolerance": plan.surface_tolerance,
         "worst_cases": 3,
+        "choose_cleaning": False,
         "colors": plan.colors,
         "checkpoint": {
             "_target_": "unet_bundle.training.weights_to_score",
@@ -186,7 +187,16 @@ def evaluate_config(plan: Plan) -> Config:
                 "surface_tolerance": "@surface_tolerance",
                 "worst_cases": "@worst_cases",
                 "colors": "@colors",
-            }
+            },
+            {
+                # Behind the scores: of a case that these refuse it has measured nothing.
+                "_target_": "unet_bundle.evaluation.ChooseCleaning",
+                "_disabled_": "$not @choose_cleaning",
+                "labels": "@labels",
+                "output_dir": "@output_dir",
+                "weights": "@checkpoint",
+                "cases": "@dataset::data",
+            },
         ],
         "initialize": STARTED,
         "run": ["$@evaluator.run()"],
