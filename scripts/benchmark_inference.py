@@ -32,8 +32,10 @@ from inference_rows import MONAI, NNUNET, OURS
 
 PEERS = ["torch==2.13.0", "torchvision==0.28.0", "nnunetv2==2.8.1"]
 SOURCES = Path(__file__).parent
-SAMPLED_EVERY = 0.1
-"""Seconds between two looks at the memory."""
+SAMPLED_EVERY = 0.5
+"""Seconds between two looks at the memory, at least."""
+LOOKING = 0.01
+"""Share of the time that looking may take: the kernel goes through all pages for it."""
 LEAST_FREE = 500e6
 """Bytes of the machine's memory: with less, a row is ended and said to have run out of memory."""
 STAGES = {"scan": "ours", "bundle": "ours", "pictures": "ours", "fit": "ours", "export": "ours", "nnunet": "nnunet"}
@@ -181,11 +183,12 @@ def measure(command: list[str], variables: dict[str, str], log: Path) -> dict[st
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=variables, text=True)  # noqa: S603
         reader = _Reader(process)
         while process.poll() is None:
+            looked = time.perf_counter()
             peak = max(peak, tree_memory(process.pid))
             if psutil.virtual_memory().available < LEAST_FREE:
                 ended = "out of memory"
                 end_tree(process.pid)
-            time.sleep(SAMPLED_EVERY)
+            time.sleep(max(SAMPLED_EVERY, (time.perf_counter() - looked) / LOOKING))
         lines = reader.lines()
     result: dict[str, Any] = {"process_seconds": time.perf_counter() - start, "peak_gb": peak / 1e9}
     if ended or process.returncode:
