@@ -203,3 +203,34 @@ def format_shape(shape: Sequence[int]) -> str:
 def format_spacing(spacing: Iterable[float]) -> str:
     """A voxel size for people, without unit: ``"1 x 1 x 2.5"``."""
     return " x ".join(f"{edge:.4g}" for edge in spacing)
+
+
+ANISOTROPY = 3.0
+"""Slices more than this many times as thick as pixels are wide: resampled each by itself, as nnU-Net does."""
+
+SAME_EDGE = 1e-5
+"""Relative difference of voxel edges that went through affines, or float32, while they count as the same."""
+
+
+def thick_axis(spacing: Sequence[float], other: Sequence[float]) -> int | None:
+    """The axis along which slices are so thick that interpolation between them would blend what is far apart.
+
+    Args:
+        spacing: voxel size in mm per axis; it decides if one of its axes is that thick.
+        other: decides else.
+
+    Returns:
+        The axis, or None where no axis, or more than one, is `ANISOTROPY` times as long as the shortest.
+    """
+    for edges in (spacing, other):
+        longest = max(edges)
+        if longest > ANISOTROPY * (1 + SAME_EDGE) * min(edges):
+            thick = [axis for axis, edge in enumerate(edges) if edge >= longest * (1 - SAME_EDGE)]
+            return thick[0] if len(thick) == 1 else None
+    return None
+
+
+def nearest_places(places: npt.NDArray[np.float64], side: int) -> npt.NDArray[np.int64]:
+    """The nearest of `side` voxels to places between them; the later one where two are as near, as in SciPy."""
+    nearest: npt.NDArray[np.int64] = np.floor(places + 0.5).astype(np.int64).clip(0, side - 1)
+    return nearest
