@@ -2,9 +2,11 @@
 
 from unet_bundle.transforms.body import is_above
 from unet_bundle.transforms.components import CleanLabelsd
+from unet_bundle.transforms.crop import CropToNonzerod
 from unet_bundle.transforms.elastic import RandElasticDeform, RandElasticDeformd
 from unet_bundle.transforms.intensity import RandIntensityd
 from unet_bundle.transforms.labels import CheckLabelsd, LabelValues, MergeLabelsd
+from unet_bundle.transforms.regions import MergeRegionsd
 from unet_bundle.transforms.normalize import NormalizeChannelsd
 from unet_bundle.transforms.slices import RandSliced
 from unet_bundle.transforms.spacing import ResampleToSpacingd
@@ -13,8 +15,10 @@ from unet_bundle.transforms.spatial import RandSpatiald
 __all__ = [
     "CheckLabelsd",
     "CleanLabelsd",
+    "CropToNonzerod",
     "LabelValues",
     "MergeLabelsd",
+    "MergeRegionsd",
     "NormalizeChannelsd",
     "RandElasticDeform",
     "RandElasticDeformd",

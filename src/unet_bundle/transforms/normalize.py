@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
+from scipy import ndimage
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.transforms.naming import name_of
@@ -25,6 +26,11 @@ class NormalizeChannelsd(MapTransform):
       colours stays: a grey picture stays grey, a purple one purple. For colour pictures.
     - ``{"scheme": "ct", "lower": …, "upper": …, "mean": …, "std": …}``: clip to [lower, upper], subtract mean, divide
       by std, all measured over the data set's foreground.
+    - ``{"scheme": "zscore_nonzero"}``: as ``zscore``, over what is not 0 in any channel, with its holes, and only
+      there: what is 0 round it, such as air round an extracted brain, stays 0.
+    - ``{"scheme": "range"}``: from the smallest value, which becomes 0, to the largest, which becomes 1.
+    - ``{"scheme": "bytes"}``: from 0 to 255, which becomes 1; for pictures of 8 bits.
+    - ``{"scheme": "none"}``: as it is.
 
     The schemes are nnU-Net's (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z).
 
@@ -35,7 +41,8 @@ class NormalizeChannelsd(MapTransform):
 
     Raises:
         ConfigError: if a scheme is unknown, or a value is missing, not known to it or impossible.
-        InputError: when called, if an image has another number of channels than there are schemes.
+        InputError: when called, if an image has another number of channels than there are schemes, holds one value
+            only, or for ``bytes`` others than 0 to 255.
 
     Example:
         >>> normalize = NormalizeChannelsd("image", schemes=[{"scheme": "zscore"}])
@@ -65,9 +72,15 @@ class NormalizeChannelsd(MapTransform):
             channels = voxels.clone()
             if self.joint:
                 channels[self.joint] = _zscore(voxels[self.joint], {})
+            mask = _not_empty(voxels) if any(scheme["scheme"] == _MASKED for scheme in self.schemes) else None
             for number in self.single:
                 scheme = self.schemes[number]
-                channels[number] = _SCHEMES[scheme["scheme"]](voxels[number], scheme)
+                if scheme["scheme"] == "bytes" and not 0 <= voxels[number].min() <= voxels[number].max() <= BYTE:
+                    raise InputError(f"{name_of(image, key)} has values beyond 0 to 255: give pictures of 8 bits")
+                if mask is not None and scheme["scheme"] == _MASKED:
+                    channels[number][mask] = _zscore(voxels[number][mask], scheme)
+                else:
+                    channels[number] = _SCHEMES[scheme["scheme"]](voxels[number], scheme)
             normalized[key] = convert_to_dst_type(channels, image, dtype=torch.float32)[0]
         return normalized
 
@@ -85,9 +98,38 @@ def _ct(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     return channel.clamp(scheme["lower"], scheme["upper"]).sub(scheme["mean"]).div(max(scheme["std"], MIN_STD))
 
 
-_SCHEMES: dict[str, Callable[[torch.Tensor, Scheme], torch.Tensor]] = {"zscore": _zscore, "ct": _ct}
-_JOINT = "zscore_joint"
-_VALUES = {"zscore": frozenset[str](), _JOINT: frozenset[str](), "ct": frozenset({"lower", "upper", "mean", "std"})}
+def _range(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes
+    from_zero = channel - channel.min()
+    return from_zero / from_zero.max().clamp(min=MIN_STD)
+
+
+def _bytes(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes
+    return channel / BYTE
+
+
+def _none(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes
+    return channel
+
+
+def _not_empty(voxels: torch.Tensor) -> torch.Tensor:
+    """Where an image [channels, *spatial] is not 0 in any channel, and the holes in that."""
+    filled = ndimage.binary_fill_holes(voxels.ne(0).any(dim=0).cpu().numpy())
+    return torch.from_numpy(filled).to(voxels.device)
+
+
+BYTE = 255
+_SCHEMES: dict[str, Callable[[torch.Tensor, Scheme], torch.Tensor]] = {
+    "zscore": _zscore,
+    "ct": _ct,
+    "range": _range,
+    "bytes": _bytes,
+    "none": _none,
+}
+_JOINT, _MASKED = "zscore_joint", "zscore_nonzero"
+_VALUES = {
+    **dict.fromkeys((*_SCHEMES, _JOINT, _MASKED), frozenset[str]()),
+    "ct": frozenset({"lower", "upper", "mean", "std"}),
+}
 
 
 def _checked(scheme: Any) -> Scheme:
