@@ -71,7 +71,7 @@ def test_another_channel_count_is_refused_by_file_name():
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        ({"scheme": "z-score"}, "is unknown: its scheme must be ct or zscore or zscore_joint"),
+        ({"scheme": "z-score"}, "is unknown: its scheme must be bytes or ct or none or range"),
         ({}, "is unknown"),
         ("zscore", "is unknown"),
         ({"scheme": "zscore", "mean": 1}, r"zscore takes \[\], got \['mean'\]"),

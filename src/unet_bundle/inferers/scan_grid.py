@@ -11,13 +11,17 @@ import numpy.typing as npt
 import torch
 
 from unet_bundle.errors import InputError
-from unet_bundle.geometry import as_4x4
+from unet_bundle.geometry import as_4x4, nearest_places, spacing_of, thick_axis
 
 STRAIGHT = 1e-3
 """How far, in voxels over the whole scan, its axes may be from those of the network's grid."""
 
-OUTSIDE = 1.0
-"""Voxels beyond the last one of the network's grid from which on a scan was cropped away: background."""
+ROUNDING = 1e-6
+"""Voxels by which a place between two voxels may miss the middle and still be taken to the later one."""
+
+OUTSIDE = 0.5
+"""Voxels beyond the centre of the last one of the network's grid, its edge, beyond which a scan was cropped away:
+background."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def scan_grid(
     network_shape: Sequence[int],
     network_affine: Any,
     padded: Sequence[int],
+    separate_slices: Sequence[float | None] | None = None,
 ) -> ScanGrid:
     """How two grids of one patient space lie in each other.
 
@@ -111,6 +116,8 @@ def scan_grid(
         network_shape: voxels of the grid on which the network ran.
         network_affine: voxel to mm of that grid.
         padded: rows that were put before its first one, per axis; maps count from them.
+        separate_slices: voxel size in mm that was asked for on the network's grid, None for an axis that kept the
+            scan's; where slices are thick in it, or in the scan, the nearest one counts. None: in no case.
 
     Raises:
         InputError: if an axis of one is not along an axis of the other.
@@ -123,16 +130,29 @@ def scan_grid(
     rest[range(rank), axes] = 0
     if sorted(axes) != list(range(rank)) or (rest @ np.asarray(scan_shape)).max() > STRAIGHT:
         raise InputError("the grid on which the network ran is turned against the scan's: resample along its axes only")
+    thick = None
+    if separate_slices is not None:
+        scans = spacing_of(scan_affine)
+        present = [scans[axis] for axis in axes]
+        stated = [own if edge is None else edge for own, edge in zip(present, separate_slices, strict=True)]
+        thick = thick_axis(stated, present)
     maps = tuple(
-        _axis_map(matrix[own, other] * np.arange(scan_shape[other]) + offset[own], network_shape[own], padded[own])
+        _axis_map(
+            matrix[own, other] * np.arange(scan_shape[other]) + offset[own],
+            network_shape[own],
+            padded[own],
+            nearest=own == thick,
+        )
         for own, other in enumerate(axes)
     )
     return ScanGrid(tuple(scan_shape), axes, maps)
 
 
-def _axis_map(places: npt.NDArray[np.float64], side: int, padded: int) -> AxisMap:
+def _axis_map(places: npt.NDArray[np.float64], side: int, padded: int, *, nearest: bool = False) -> AxisMap:
     """For planes at `places`, in voxels of the network's grid, which has `side` of them behind those `padded`."""
-    inside = (places > -OUTSIDE) & (places < side - 1 + OUTSIDE)
+    inside = (places >= -OUTSIDE - STRAIGHT) & (places <= side - 1 + OUTSIDE + STRAIGHT)
+    if nearest:
+        places = nearest_places(places + ROUNDING, side).astype(np.float64)
     near = np.rint(places)
     places = np.where(np.abs(places - near) < STRAIGHT, near, places)  # rounding of affines is no step aside
     places = places.clip(0, side - 1)

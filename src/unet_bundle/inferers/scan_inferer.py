@@ -63,6 +63,9 @@ class ScanInferer(Inferer):
         scratch_dir: folder of that file; None for the system's folder of temporary files, which may lie in memory.
         window_spacing: ``"even"``: windows are spread evenly and share at least `overlap`, as in nnU-Net; ``"fixed"``:
             they follow each other at that step, and the last ends with the image, as in MONAI.
+        separate_slices: the spacing of a `ResampleToSpacingd` with ``align="edges"``, to go back as it came: where
+            slices are so thick that it resampled each by itself, scores are those of the nearest slice. None: scores
+            are interpolated along all axes.
         precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``.
         runtime: one of `RUNTIMES`: what runs the network. ``"auto"`` measures once which is the fastest.
         ensemble: files of weights for the network, of folds; scores are the mean over them. Empty: the network's own.
@@ -94,6 +97,7 @@ class ScanInferer(Inferer):
         probability_type: str = "float16",
         scratch_dir: str | None = None,
         window_spacing: str = "even",
+        separate_slices: Sequence[float | None] | None = None,
         precision: str = "float32",
         runtime: str = "torch",
         ensemble: Sequence[str] = (),
@@ -120,7 +124,7 @@ class ScanInferer(Inferer):
         check_folder(scratch_dir)
         if len(set(mirror_axes)) < len(mirror_axes) or not set(mirror_axes) <= {0, 1, 2}:
             raise ConfigError(f"mirror_axes must be different axes from 0 on, at most 2, not {mirror_axes!r}")
-        self.output, self.memory = output, memory
+        self.output, self.memory, self.separate_slices = output, memory, separate_slices
         self.activation, self.probability_type, self.scratch_dir = activation, probability_type, scratch_dir
         self.sw_batch_size, self.progress = sw_batch_size, progress
         self.precision = check_precision(precision)
@@ -173,7 +177,8 @@ class ScanInferer(Inferer):
             raise InputError(f"mirror_axes names axis {max(self.mirror_axes)}, the image has {rank}: leave it out")
         padded = self.settings.over(plain)
         shape, affine, seen = _grids(image)
-        grid = scan_grid(shape, affine, plain.shape[1:], seen, padded.before).ordered(padded.axes)
+        grid = scan_grid(shape, affine, plain.shape[1:], seen, padded.before, self.separate_slices)
+        grid = grid.ordered(padded.axes)
         answer = self._walked(padded, grid, padded.predict(call))
         if not isinstance(image, MetaTensor):
             return answer

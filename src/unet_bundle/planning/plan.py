@@ -1,7 +1,7 @@
 """The plan: every choice that turns a data set's fingerprint into a bundle, each with its reason."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +19,22 @@ from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.configuration import Configuration, View, choose_view, length_unit
 from unet_bundle.planning.fingerprint import FORMAT
 from unet_bundle.planning.memory import training_memory_bytes
+from unet_bundle.planning.model import Model
 from unet_bundle.planning.overrides import Choices
 from unet_bundle.planning.targets import TARGETS, MemoryTarget, in_gib
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(Model):
     """Every value a bundle is written from; lists have one entry per axis in the order right, anterior, superior.
 
     Attributes:
-        name: Name of the bundle.
-        spatial_dims: Axes of a patch and of the network, 2 or 3.
-        in_channels: Image channels.
-        modality: Modality of each channel.
-        labels: Label name to voxel value, background included.
         configuration: How the scans are looked at: ``"full"`` or ``"low"`` resolution, or ``"2d"``, slices of volumes.
-        slice_axis: The axis of the scans across which slices are taken; None for patches with all axes of the scans.
-        spacing: Target spacing in mm, per axis of the scans; None leaves an axis as it is.
-        orientation: Axes that scans are brought to.
-        patch_size: Voxels of a training patch and of the inference window.
         batch_size: Patches per step.
-        network: Arguments of `unet_bundle.networks.UNet`.
-        normalization: One scheme per channel (see `unet_bundle.transforms.NormalizeChannelsd`).
-        mirror_axes: Axes of the scans that augmentation mirrors.
-        swapped_labels: Pairs of label values that change places where left and right are mirrored.
         elastic_prob: Share of training patches that are deformed elastically.
         elastic_sd: Standard deviation of the displacement of a control point, in `unit`.
         elastic_spacing: Distance of control points, in `unit`.
         foreground_fraction: Share of training patches centred on a labelled voxel.
-        overlap: Overlap of inference windows, as a share of the window.
         iterations_per_epoch: Steps per epoch.
         max_epochs: Epochs.
         val_interval: Epochs from one validation to the next.
@@ -55,43 +42,17 @@ class Plan:
         num_workers: Processes that prepare batches in training.
         memory_target: The target that was planned for.
         memory_bytes: Forecast of a training step's peak memory, in bytes.
-        subject_key: How a case name gives the subject.
-        splits_file: Base name of the existing splits the task card names, or None; the bundle gets a copy.
-        folds: Number of folds.
-        seed: Seed of folds and training.
         median_shape: Median size of the scans at the target spacing, in voxels.
         reasons: Name of a choice (``network.strides`` for an argument of the network) to one sentence on why.
-        image_files: Patterns of the image files as the task card states them, or None for a known layout.
-        label_files: Pattern of the label files, or None.
-        surface_tolerance: Tolerance of the surface Dice in mm: of all labels, or by label name.
-        label_values: For each class the values of the label files that become it, or None: they are the classes.
-        colors: Red, green and blue (0 to 255) by label name, of those the task card states.
-        segments: Value, colour and coded terms of each label but the background, for formats of results that hold them.
-        algorithm: Name, version and family (a coded term) of the model, for the same.
         advice: One sentence on a configuration that may be better, or None.
-        unit: What `spacing` is counted in: ``"mm"``, or ``"pixels"`` of pictures (PNG, TIFF).
     """
 
-    name: str
-    spatial_dims: int
-    in_channels: int
-    modality: list[str]
-    labels: dict[str, int]
     configuration: Configuration
-    slice_axis: int | None
-    spacing: list[float | None]
-    orientation: str
-    patch_size: list[int]
     batch_size: int
-    network: dict[str, Any]
-    normalization: list[dict[str, Any]]
-    mirror_axes: list[int]
-    swapped_labels: list[list[int]]
     elastic_prob: float
     elastic_sd: float
     elastic_spacing: float
     foreground_fraction: float
-    overlap: float
     iterations_per_epoch: int
     max_epochs: int
     val_interval: int
@@ -99,21 +60,9 @@ class Plan:
     num_workers: int
     memory_target: str
     memory_bytes: int
-    subject_key: str | None
-    splits_file: str | None
-    folds: int
-    seed: int
     median_shape: list[int]
     reasons: dict[str, str]
-    image_files: str | list[str] | None = None
-    label_files: str | None = None
-    surface_tolerance: float | dict[str, float] = 1.0
-    label_values: list[list[int | str]] | None = None
-    colors: dict[str, list[int]] = field(default_factory=dict)
-    segments: dict[str, dict[str, Any]] = field(default_factory=dict)
-    algorithm: dict[str, Any] = field(default_factory=dict)
     advice: str | None = None
-    unit: str = "mm"
 
 
 def make_plan(

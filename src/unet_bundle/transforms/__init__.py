@@ -6,8 +6,8 @@ from unet_bundle.transforms.crop import CropToNonzerod
 from unet_bundle.transforms.elastic import RandElasticDeform, RandElasticDeformd
 from unet_bundle.transforms.intensity import RandIntensityd
 from unet_bundle.transforms.labels import CheckLabelsd, LabelValues, MergeLabelsd
-from unet_bundle.transforms.regions import MergeRegionsd
 from unet_bundle.transforms.normalize import NormalizeChannelsd
+from unet_bundle.transforms.regions import MergeRegionsd
 from unet_bundle.transforms.slices import RandSliced
 from unet_bundle.transforms.spacing import ResampleToSpacingd
 from unet_bundle.transforms.spatial import RandSpatiald

@@ -11,8 +11,8 @@ from monai.transforms import InvertibleTransform, MapTransform, SpatialCrop
 class CropToNonzerod(MapTransform, InvertibleTransform):
     """Crop images to the smallest box that holds every voxel of another value than 0, of any channel.
 
-    nnU-Net does so before it normalises: air that a scanner or a brain extraction set to 0 has no share in means. MONAI's
-    `SpatialCrop` crops and keeps the affine right; an image that holds nothing but zeros stays whole.
+    nnU-Net does so before it normalises: air that a scanner or a brain extraction set to 0 has no share in means.
+    MONAI's `SpatialCrop` crops and keeps the affine right; an image that holds nothing but zeros stays whole.
 
     Args:
         keys: images, `MetaTensor` of shape [channels, *spatial]; the first one says where the box is.

@@ -1,8 +1,8 @@
 """Resampling between grids that share their outer edges: the voxels' sizes differ, what they cover does not.
 
-This is how nnU-Net resamples (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z). Interpolation along an axis
-is linear in the voxels, so it is a matrix for each axis: SciPy makes it, once for a pair of sizes, and the products
-take a fraction of the time that SciPy needs for the whole volume.
+This is how nnU-Net resamples (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z). Interpolation along an
+axis is linear in the voxels, so it is a matrix for each axis: SciPy makes it, once for a pair of sizes, and the
+products take a fraction of the time that SciPy needs for the whole volume.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ NEGLIGIBLE = 1e-8
 class ResampleEdgeAligned(InvertibleTransform):
     """An image on a grid with the same outer edges and another number of voxels; back by linear interpolation."""
 
-    def __call__(
-        self, image: MetaTensor, shape: Sequence[int], mode: str, slice_axis: int | None = None
+    def __call__(  # type: ignore[override]
+        self, data: MetaTensor, shape: Sequence[int], mode: str, slice_axis: int | None = None
     ) -> MetaTensor:
         """Resample.
 
         Args:
-            image: shape [channels, *spatial].
+            data: shape [channels, *spatial].
             shape: voxels of the result per axis.
             mode: ``"cubic"``, ``"bilinear"`` or ``"nearest"``.
             slice_axis: the axis along which the nearest slice counts; None: none.
         """
-        before = [int(side) for side in image.shape[1:]]
-        affine = image.affine.clone()
-        new = _on(image, resample_edge_aligned(_plain(image), shape, mode, slice_axis), before, affine)
+        before = [int(side) for side in data.shape[1:]]
+        affine = data.affine.clone()
+        new = _on(data, resample_edge_aligned(_plain(data), shape, mode, slice_axis), before, affine)
         steps = {"shape": before, "affine": affine.tolist(), "mode": mode, "slice_axis": slice_axis}
         self.push_transform(new, orig_size=before, extra_info=steps)
         return new
 
-    def inverse(self, image: MetaTensor) -> MetaTensor:
+    def inverse(self, data: MetaTensor) -> MetaTensor:
         """Back to the former grid; a cubic image linearly, as scores are."""
-        steps: dict[str, Any] = self.pop_transform(image)["extra_info"]
+        steps: dict[str, Any] = self.pop_transform(data)["extra_info"]
         mode = "nearest" if steps["mode"] == "nearest" else "bilinear"
-        back = resample_edge_aligned(_plain(image), steps["shape"], mode, steps["slice_axis"])
-        restored = MetaTensor(back, meta=image.meta, applied_operations=image.applied_operations)
+        back = resample_edge_aligned(_plain(data), steps["shape"], mode, steps["slice_axis"])
+        restored = MetaTensor(back, meta=data.meta, applied_operations=data.applied_operations)
         restored.affine = torch.as_tensor(steps["affine"], dtype=torch.float64)
         return restored
 
@@ -102,7 +102,8 @@ def resample_edge_aligned(
 
 def edge_aligned_places(side: int, wanted: int) -> npt.NDArray[np.float64]:
     """Where the centres of `wanted` voxels lie between those of `side` voxels that cover the same."""
-    return (np.arange(wanted) + 0.5) * (side / wanted) - 0.5
+    places: npt.NDArray[np.float64] = (np.arange(wanted) + 0.5) * (side / wanted) - 0.5
+    return places
 
 
 @lru_cache(maxsize=32)
@@ -133,7 +134,8 @@ def edge_aligned_affine(affine: npt.ArrayLike, before: Sequence[int], after: Seq
     for axis, (side, wanted) in enumerate(zip(before, after, strict=True)):
         step[axis, axis] = side / wanted
         step[axis, -1] = (side / wanted - 1) / 2
-    return old @ step
+    new: npt.NDArray[np.float64] = old @ step
+    return new
 
 
 def _along(values: torch.Tensor, axis: int, matrix: npt.NDArray[np.float32]) -> torch.Tensor:

@@ -75,7 +75,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
             raise ConfigError(f"align is {align!r}: it must be 'centers' or 'edges'")
         if not set(self.mode) <= set(MODES[align]):
             names = " or ".join(repr(name) for name in MODES[align])
-            raise ConfigError(f"mode is {mode!r}: with align {align!r} it must be {names}, for all keys or one for each")
+            raise ConfigError(f"mode is {mode!r}: it must be {names} with align {align!r}, for all keys or for each")
         self.align, self.tolerance = align, tolerance
         self.resample_edge_aligned = ResampleEdgeAligned()
         self.resample = SpatialResample(padding_mode="border", align_corners=False, dtype=np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unet_bundle.planning.plan import Plan
+from unet_bundle.planning.model import Model
 from unet_bundle.planning.template.shared import (
     DEVICE,
     JOINED,
@@ -25,7 +25,7 @@ from unet_bundle.planning.template.shared import (
 )
 
 
-def inference_config(plan: Plan) -> Config:
+def inference_config(plan: Model) -> Config:
     """``inference.json``: scans of a folder to label maps on their own grids; complete by itself, as hosts need."""
     dicom = dicom_reading(plan)
     return {
@@ -132,14 +132,14 @@ def inference_config(plan: Plan) -> Config:
     }
 
 
-def results(plan: Plan) -> Config:
+def results(plan: Model) -> Config:
     """The format of results, and what formats beyond NIfTI say of them; nothing for pictures, whose results are PNG."""
     if plan.unit != "mm":
         return {}
     return {"output_format": "auto", "segments": plan.segments, "algorithm": plan.algorithm}
 
 
-def evaluate_config(plan: Plan) -> Config:
+def evaluate_config(plan: Model) -> Config:
     """``evaluate.json``: laid over inference.json; scores a fold against the untouched label files.
 
     It addresses nothing inside what it is laid over, since federated hosts lay it over train.json: there they find

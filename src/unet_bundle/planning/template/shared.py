@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from unet_bundle.io import wanted_channels
-from unet_bundle.planning.plan import Plan
+from unet_bundle.planning.model import Model
 
 Config = dict[str, Any]
 
@@ -20,12 +20,12 @@ STARTED: list[Config] = [
 JOINED: list[Config] = [*STARTED, {"_target_": "unet_bundle.training.start_processes"}]
 
 
-def is_colour(plan: Plan) -> bool:
+def is_colour(plan: Model) -> bool:
     """Whether a scan is one picture in colour, whose three channels are never files of their own."""
     return wanted_channels(plan.modality) == "RGB"
 
 
-def network(plan: Plan) -> Config:
+def network(plan: Model) -> Config:
     """The network as a component."""
     return {"_target_": "unet_bundle.networks.UNet", **plan.network}
 
@@ -34,7 +34,7 @@ DICOM_MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"
 """What task cards call a modality, and what DICOM calls it."""
 
 
-def dicom_reading(plan: Plan) -> Config:
+def dicom_reading(plan: Model) -> Config:
     """How DICOM series are read, as a top-level value; nothing for planes, which come as pictures."""
     if plan.unit != "mm":
         return {}
@@ -44,7 +44,7 @@ def dicom_reading(plan: Plan) -> Config:
     return {"dicom": {"modality": modality, **options}}
 
 
-def cropping(plan: Plan) -> Config:
+def cropping(plan: Model) -> Config:
     """The value above which voxels are worth a look, as a top-level value.
 
     Of CT alone: its normalisation does not depend on what is cropped away, and its units mean the same in every scan.
@@ -53,7 +53,7 @@ def cropping(plan: Plan) -> Config:
 
 
 def loading(
-    plan: Plan,
+    plan: Model,
     keys: list[str],
     dicom: Mapping[str, Any] = MappingProxyType({}),
     crop: Mapping[str, Any] = MappingProxyType({}),
@@ -108,12 +108,12 @@ def merging(key: str) -> Config:
     return {"_target_": "unet_bundle.transforms.MergeLabelsd", "keys": key, "values": "@label_values"}
 
 
-def stated_values(plan: Plan) -> Config:
+def stated_values(plan: Model) -> Config:
     """Which values of label files are which class, if that is stated: a list for each class, background first."""
     return {} if plan.label_values is None else {"label_values": plan.label_values}
 
 
-def windows(plan: Plan, overlap: str) -> Config:
+def windows(plan: Model, overlap: str) -> Config:
     """Windows of the patch's size over the scan or each of its slices, weighted towards their middles.
 
     Args:
@@ -130,7 +130,7 @@ def windows(plan: Plan, overlap: str) -> Config:
     }
 
 
-def grid(plan: Plan) -> Config:
+def grid(plan: Model) -> Config:
     """What training and inference must agree on for the network to see the same."""
     return {
         "orientation": plan.orientation,
@@ -147,17 +147,17 @@ OTHER_PROCESS = "$torch.distributed.is_initialized() and torch.distributed.get_r
 DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
 
 
-def stated_files(plan: Plan) -> Config:
+def stated_files(plan: Model) -> Config:
     """Where images and labels lie, for a data set whose layout is stated because it is not known."""
     return {} if plan.image_files is None else {"image_files": plan.image_files, "label_files": plan.label_files}
 
 
-def splits_file(plan: Plan) -> str | None:
+def splits_file(plan: Model) -> str | None:
     """The bundle's own copy of the splits the task card names, or None."""
     return None if plan.splits_file is None else f"$@bundle_root + '/{SPLITS}'"
 
 
-def cases(plan: Plan, part: str) -> Config:
+def cases(plan: Model, part: str) -> Config:
     """The labelled cases of a part of a fold, as a component: hosts replace it by a list of their own."""
     return {
         "_target_": "unet_bundle.io.select_cases",
