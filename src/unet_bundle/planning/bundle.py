@@ -11,6 +11,7 @@ from unet_bundle.errors import ConfigError
 from unet_bundle.io.files import write_text
 from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.docs import bundle_readme, data_license
+from unet_bundle.planning.model import Model
 from unet_bundle.planning.plan import Plan
 from unet_bundle.planning.template import configs
 from unet_bundle.planning.template.shared import SPLITS
@@ -70,7 +71,7 @@ datefmt=%H:%M:%S
 """
 
 
-def metadata(plan: Plan, card: TaskCard) -> dict[str, Any]:
+def metadata(plan: Model, card: TaskCard) -> dict[str, Any]:
     """``metadata.json``, after the schema of 2024-07-25, with one block more: colours and coded terms of the labels."""
     names = [name for name, _ in sorted(plan.labels.items(), key=lambda item: item[1])]
     shape = {"spatial_shape": plan.patch_size, "dtype": "float32", "is_patch_data": True}
@@ -142,7 +143,7 @@ def bundle_files(
         files[SPLITS] = to_json([dict(split) for split in splits])
     files["docs/README.md"] = bundle_readme(plan, fingerprint, card, scores)
     files["docs/data_license.txt"] = data_license(card)
-    files["LICENSE"] = _license()
+    files["LICENSE"] = bundle_license()
     return files
 
 
@@ -222,5 +223,6 @@ def _holds_dict(value: Any) -> bool:
     return any(isinstance(item, dict) or _holds_dict(item) for item in nested)
 
 
-def _license() -> str:
+def bundle_license() -> str:
+    """The license of a bundle's configs."""
     return (Path(__file__).parent / "bundle_license.txt").read_text(encoding="utf-8")

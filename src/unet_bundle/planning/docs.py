@@ -83,7 +83,9 @@ def _labels(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
     return (
         f"## What it segments\n\nInput: {_plural(plan.in_channels, 'channel')} ({', '.join(plan.modality)}). "
         f"Output: one label map on the {_image(plan)}'s own grid, 0 for background.\n\n"
-        + _table(["value", "label", f"median {'pixels' if _pictures(plan) else 'ml'}", "in cases", "coded terms"], rows)
+        + markdown_table(
+            ["value", "label", f"median {'pixels' if _pictures(plan) else 'ml'}", "in cases", "coded terms"], rows
+        )
     )
 
 
@@ -118,7 +120,7 @@ def _choices(plan: Plan) -> str:
     return (
         f"## Why it is set up so\n\nPlanned for memory target `{plan.memory_target}`; the median {_image(plan)} has "
         f"{' x '.join(map(str, plan.median_shape))} {'pixels' if _pictures(plan) else 'voxels at the target spacing'}."
-        "\n\n" + _table(["choice", "value", "reason"], rows) + _advice(plan)
+        "\n\n" + markdown_table(["choice", "value", "reason"], rows) + _advice(plan)
     )
 
 
@@ -208,7 +210,7 @@ def _scores(plan: Plan, scores: Mapping[str, Any] | None) -> str:
     remarks = "".join(f"\n- {name}: {text}" for name, text in scores.get("remarks", {}).items())
     return (
         f"## Scores\n\nDice on the {_image(plan)}s' own grid, mean over {_plural(len(scores['cases']), 'case')}.\n\n"
-        + _table(["label", "Dice"], rows)
+        + markdown_table(["label", "Dice"], rows)
         + (f"\n{remarks}" if remarks else "")
     )
 
@@ -230,7 +232,8 @@ def _image(plan: Plan) -> str:
     return "picture" if _pictures(plan) else "scan"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 

@@ -102,7 +102,7 @@ def resample_edge_aligned(
 
 def edge_aligned_places(side: int, wanted: int) -> npt.NDArray[np.float64]:
     """Where the centres of `wanted` voxels lie between those of `side` voxels that cover the same."""
-    places: npt.NDArray[np.float64] = (np.arange(wanted) + 0.5) * (side / wanted) - 0.5
+    places: npt.NDArray[np.float64] = (np.arange(wanted, dtype=np.float64) + 0.5) * (side / wanted) - 0.5
     return places
 
 

@@ -81,18 +81,7 @@ def loading(
             for k in keys[1:]
         ],
         {"_target_": "Orientationd", "keys": keys, "axcodes": "@orientation", "labels": None},
-        *[
-            {
-                "_target_": "CropForegroundd",
-                "_disabled_": f"$@{name} is None",
-                "keys": keys,
-                "source_key": keys[0],
-                "select_fn": {"_target_": "unet_bundle.transforms.is_above", "_mode_": "callable", "value": f"@{name}"},
-                "start_coord_key": None,
-                "end_coord_key": None,
-            }
-            for name in crop
-        ],
+        *crop_steps(keys, crop),
         {
             "_target_": "unet_bundle.transforms.ResampleToSpacingd",
             "keys": keys,
@@ -100,6 +89,22 @@ def loading(
             "mode": modes,
         },
         {"_target_": "unet_bundle.transforms.NormalizeChannelsd", "keys": "image", "schemes": "@normalization"},
+    ]
+
+
+def crop_steps(keys: list[str], crop: Mapping[str, Any]) -> list[Config]:
+    """Crop to what is above the value, where the config has `cropping` and a person gives the value."""
+    return [
+        {
+            "_target_": "CropForegroundd",
+            "_disabled_": f"$@{name} is None",
+            "keys": keys,
+            "source_key": keys[0],
+            "select_fn": {"_target_": "unet_bundle.transforms.is_above", "_mode_": "callable", "value": f"@{name}"},
+            "start_coord_key": None,
+            "end_coord_key": None,
+        }
+        for name in crop
     ]
 
 
