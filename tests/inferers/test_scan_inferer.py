@@ -16,6 +16,7 @@ from scipy import ndimage
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.inferers import ScanInferer
 from unet_bundle.transforms import ResampleToSpacingd
+from unet_bundle.transforms.edge_aligned import resample_edge_aligned
 
 ROI = (16, 24, 16)
 PREPROCESSING = [
@@ -123,6 +124,35 @@ def test_what_was_cropped_away_is_background() -> None:
     assert not labels[0, 0, :, :6].any()
     assert not labels[0, 0, :, :, 31:].any()
     assert labels[0, 0, 15:30, 15:30, 5:25].all()
+
+
+def test_the_voxel_beside_the_crop_is_background_at_coarser_voxels_too() -> None:
+    """Its centre lies less than a voxel of the network's grid beyond the last one's, but beyond its edge."""
+    image = scan("RAS", (1.0, 1.0, 1.0), (40, 41, 42))
+    crop = CropForegroundd("image", source_key="image", select_fn=lambda values: values > -9, allow_smaller=True)
+    image[:, :10] = image[:, :, :7] = image[..., 30:] = -10.0
+    batch, _ = prepared(image, [crop, ResampleToSpacingd("image", [1.9, 1.9, 1.9], "cubic", align="edges")])
+    labels = ScanInferer(ROI)(batch, lambda window: torch.cat([window * 0, window * 0 + 1], 1))
+    expected = torch.zeros(40, 41, 42)
+    expected[10:, 7:, :30] = 1
+    assert torch.equal(labels[0, 0].as_tensor().float(), expected)
+
+
+@pytest.mark.parametrize(("axes", "thick"), [("RAS", 2), ("SPL", 0)])
+def test_thick_slices_have_the_scores_of_the_nearest_one(axes: str, thick: int) -> None:
+    """The network's scores are its image: linear in the plane, and of the nearest slice across."""
+    spacing = [1.0, 1.0, 1.0]
+    spacing[thick] = 5.0
+    image = scan(axes, tuple(spacing), (18, 19, 17))
+    wanted = [1.4, 1.4, 1.4]
+    wanted[thick] = 3.0
+    batch, _ = prepared(image, [ResampleToSpacingd("image", wanted, "cubic", align="edges")])
+    inferer = ScanInferer((64, 64, 64), separate_slices=wanted)
+    labels = inferer(batch, lambda window: torch.cat([window * 0, window], 1))[0, 0].as_tensor()
+    scores = resample_edge_aligned(batch[0].as_tensor(), image.shape[1:], "bilinear", thick)[0]
+    assert not ((labels != (scores > 0)) & (scores.abs() > 1e-4)).any()
+    linear = ScanInferer((64, 64, 64))(batch, lambda window: torch.cat([window * 0, window], 1))[0, 0].as_tensor()
+    assert (labels != linear).any()
 
 
 def test_slices_of_a_volume() -> None:

@@ -103,3 +103,27 @@ def test_colours_keep_their_relation_and_grey_stays_grey():
     assert torch.equal(normalized.argmax(0), colour.argmax(0))
     with pytest.raises(InputError, match="one value only"):
         joint({"image": torch.full((3, 4, 4), 7.0)})
+
+
+def test_zeros_round_a_brain_have_no_share_and_stay_zero():
+    """The hole inside counts as brain, as in nnU-Net."""
+    voxels = torch.zeros(2, 9, 9, 9)
+    voxels[0, 2:7, 2:7, 2:7] = torch.from_numpy(np.random.default_rng(0).normal(50, 9, (5, 5, 5))).float()
+    voxels[1] = voxels[0] * 3
+    voxels[:, 4, 4, 4] = 0.0
+    brain = (slice(2, 7),) * 3
+    normalized = NormalizeChannelsd("image", [{"scheme": "zscore_nonzero"}] * 2)({"image": voxels})["image"]
+    expected = (voxels[0][brain] - voxels[0][brain].mean()) / voxels[0][brain].std(correction=0)
+    for channel in normalized:
+        torch.testing.assert_close(channel[brain], expected, atol=1e-5, rtol=1e-5)
+        channel[brain] = 0
+        assert not channel.any()
+
+
+def test_fixed_ranges():
+    image = torch.tensor([[0.0, 51.0, 255.0], [-2.0, 0.0, 6.0], [7.0, 8.0, 9.0]])
+    schemes = [{"scheme": "bytes"}, {"scheme": "range"}, {"scheme": "none"}]
+    normalized = NormalizeChannelsd("image", schemes)({"image": image})["image"]
+    torch.testing.assert_close(normalized, torch.tensor([[0.0, 0.2, 1.0], [0.0, 0.25, 1.0], [7.0, 8.0, 9.0]]))
+    with pytest.raises(InputError, match="beyond 0 to 255"):
+        NormalizeChannelsd("image", [{"scheme": "bytes"}])({"image": torch.tensor([[0.0, 256.0]])})

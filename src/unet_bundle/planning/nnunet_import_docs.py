@@ -64,8 +64,8 @@ def _orientation(model: Model) -> str:
     return (
         "## Orientation\n\nnnU-Net sees scans with the axes that their files have, and does not say which those were in"
         " training: so does this bundle (`orientation` is null). Give it scans with the same axes; or, if they are"
-        " known, set `orientation` in `configs/inference.json`, such as to `LPS`, and every scan is turned to them. A DICOM"
-        " series has the axes of its slices, which are not those of most NIfTI files."
+        " known, set `orientation` in `configs/inference.json`, such as to `LPS`, and every scan is turned to them. A"
+        " DICOM series has the axes of its slices, which are not those of most NIfTI files."
     )
 
 
