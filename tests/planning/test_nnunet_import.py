@@ -32,7 +32,8 @@ def arch_kwargs(dims: int = 3, residual: bool = False) -> dict[str, Any]:
     depth = {"n_blocks_per_stage": [1, 2, 1]} if residual else {"n_conv_per_stage": [2, 1, 2]}
     return {
         "n_stages": 3, "features_per_stage": [4, 6, 6], "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
-        "kernel_sizes": [kernel[3 - dims :] for kernel in KERNELS], "strides": [s[3 - dims :] for s in STRIDES], **depth,
+        "kernel_sizes": [kernel[3 - dims :] for kernel in KERNELS], "strides": [each[3 - dims :] for each in STRIDES],
+        **depth,
         "n_conv_per_stage_decoder": [1, 2], "conv_bias": True,
         "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dims}d",
         "norm_op_kwargs": {"eps": 1e-05, "affine": True}, "dropout_op": None, "dropout_op_kwargs": None,
@@ -283,7 +284,8 @@ REFUSED = {
     "reader": ({"plans": {"image_reader_writer": "Tiff3DIO"}}, "reader 'Tiff3DIO' is not known"),
     "labels": ({"dataset": {"labels": {"background": 0, "organ": 2}}}, "none left out"),
     "network": (
-        {"configuration": {"architecture": {"network_class_name": "x.Primus", "arch_kwargs": {}}}}, "'Primus' is not known",
+        {"configuration": {"architecture": {"network_class_name": "x.Primus", "arch_kwargs": {}}}},
+        "'Primus' is not known",
     ),
     "kernel": ({"kwargs": {**arch_kwargs(), "stem_channels": 7}}, "'stem_channels'"),
 }  # fmt: skip
