@@ -145,7 +145,7 @@ def test_thick_slices_have_the_scores_of_the_nearest_one(axes: str, thick: int) 
     spacing[thick] = 5.0
     image = scan(axes, tuple(spacing), (18, 19, 17))
     wanted = [1.4, 1.4, 1.4]
-    wanted[thick] = 3.0
+    wanted[thick] = 4.0
     batch, _ = prepared(image, [ResampleToSpacingd("image", wanted, "cubic", align="edges")])
     inferer = ScanInferer((64, 64, 64), separate_slices=wanted)
     labels = inferer(batch, lambda window: torch.cat([window * 0, window], 1))[0, 0].as_tensor()
