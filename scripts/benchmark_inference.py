@@ -1,6 +1,7 @@
 """Inference side by side with nnU-Net v2's own predictor and a MONAI pipeline as in the model zoo: the same weights.
 
-A U-Net is fitted to the example CT of TotalSegmentator, stretched to 512x512x250. Every row then takes the file of the
+A U-Net is fitted to the example CT of TotalSegmentator, stretched to 512x512x250, written as a model folder of nnU-Net,
+and imported from there, so that ours prepares the scan as nnU-Net does. Every row then takes the file of the
 scan to the file of the label map in a process of its own, whose memory, with that of all processes it starts, is read
 from outside (proportional set size, Linux). nnU-Net lives in an environment of its own, made on the first run:
 
@@ -38,9 +39,12 @@ LOOKING = 0.01
 """Share of the time that looking may take: the kernel goes through all pages for it."""
 LEAST_FREE = 500e6
 """Bytes of the machine's memory: with less, a row is ended and said to have run out of memory."""
-STAGES = {"scan": "ours", "bundle": "ours", "pictures": "ours", "fit": "ours", "export": "ours", "nnunet": "nnunet"}
+STAGES = {
+    "scan": "ours", "bundle": "ours", "pictures": "ours", "fit": "ours", "export": "ours", "nnunet": "nnunet",
+    "import": "ours",
+}  # fmt: skip
 """In this order; and whose environment each needs."""
-FITTED = ("fit", "export", "nnunet")
+FITTED = ("fit", "export", "nnunet", "import")
 """Stages that are done again for another number of steps; a longer fit goes on where the shorter one ended."""
 PICTURES_OURS = ("pictures_ours", "pictures_ours_torch")
 PICTURES_NNUNET = ("pictures_nnunet", "pictures_nnunet_2_workers", "pictures_nnunet_sequential")

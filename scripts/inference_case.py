@@ -28,6 +28,8 @@ GROUPS = {
 }  # fmt: skip
 """Classes made of values of TotalSegmentator's task "total", version 2."""
 FEW_GROUPS = {"organs": "1-24", "bones": "25-50"}
+IMPORTED = "imported"
+"""The bundle that is imported from nnU-Net's folder."""
 LEARNING_RATE = 3e-3
 KEPT_EVERY = 20
 """Steps of the fit after which its state is kept, so that it goes on where it was ended."""
@@ -148,13 +150,16 @@ def make_pictures(case: Case) -> None:
     data = case.path("picture_data")
     for folder in (case.path("pictures"), case.path("picture_labels"), data):
         folder.mkdir(exist_ok=True)
+    grey = ((scan + 160) * (254 / 400)).clip(1, 255)  # from 1 on: nnU-Net cuts borders of zeros away
     places = [(axis, index) for axis in range(3) for index in range(scan.shape[axis])]
+    places = [
+        (axis, index) for axis, index in places if np.ptp(grey.take(index, axis)) > 1
+    ]  # one grey alone is no scan
     for number in np.linspace(0, len(places) - 1, case.pictures).astype(int):
         axis, index = places[number]
         name = f"slice_{axis}_{index:03}.png"
-        # From 1 on: nnU-Net cuts borders of zeros away, and so sees another picture.
         for source, folder, filtering in (
-            (((scan + 160) * (254 / 400)).clip(1, 255), "pictures", Image.Resampling.BILINEAR),
+            (grey, "pictures", Image.Resampling.BILINEAR),
             ((label > 0).astype(np.float32), "picture_labels", Image.Resampling.NEAREST),
         ):
             plane = source.take(index, axis).astype(np.uint8)
@@ -337,6 +342,12 @@ def _nnunet_folder(case: Case, bundle: str) -> None:
     (folder / "plans.json").write_text(json.dumps(_plans(settings, architecture)), encoding="utf-8")
 
 
+def make_imported(case: Case) -> None:
+    """Import nnU-Net's folder as a bundle: the same weights, and scans prepared as there."""
+    command = [sys.executable, "-W", "ignore", "-m", "unet_bundle.cli", "import-nnunet", case.path("nnunet_bundle")]
+    subprocess.run([*command, "--output", case.path(IMPORTED)], check=True, stdout=sys.stderr)  # noqa: S603  (our own)
+
+
 def _reversed_axes(tensor: Any) -> Any:
     """With spatial axes in the opposite order; vectors as they are."""
     return tensor.permute(0, 1, *range(tensor.ndim - 1, 1, -1)).contiguous() if tensor.ndim > 1 else tensor
@@ -413,6 +424,7 @@ STAGES = {
     "fit": fit,
     "export": export,
     "nnunet": make_nnunet,
+    "import": make_imported,
     "bundle_105": make_many_class_bundle,
 }
 

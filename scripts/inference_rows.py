@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inference_case import Case, config, mend_torchvision, network, read_case
+from inference_case import IMPORTED, Case, config, mend_torchvision, network, read_case
 
 HALF = ["--precision", "bfloat16"]
 OPENVINO = ["--runtime", "openvino"]
@@ -39,10 +39,11 @@ MONAI: dict[str, dict[str, Any]] = {
 NNUNET = ("nnunet", "nnunet_sequential")
 
 
-def ours(case: Case, source: Path, output: Path, overrides: list[str], bundle: str = "bundle") -> float:
+def ours(case: Case, source: Path, output: Path, overrides: list[str], bundle: str = IMPORTED) -> float:
     """``unet-bundle predict``."""
     import monai.bundle
     import monai.engines  # noqa: F401  (imported before the clock starts)
+    import openvino  # noqa: F401  (the same)
 
     from unet_bundle import cli, evaluation, inferers, io, networks, training, transforms  # noqa: F401
 

@@ -1,8 +1,10 @@
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.inferers import ScanInferer, SlabInferer
@@ -62,3 +64,14 @@ def test_even_windows_cover_all_and_share_at_least_the_overlap(size: int, overla
 
 def test_slices_are_seen_once_each() -> None:
     assert make_tiling((20,), (1,), (0.5,), spacing="even").starts == (tuple(range(20)),)
+
+
+@pytest.mark.parametrize("window", [(16, 24), (17, 8, 40)])
+def test_nnunets_weights_are_the_blur_of_the_middle_voxel_down_to_the_least_float16(window: tuple[int, ...]) -> None:
+    middle = np.zeros(window)
+    middle[tuple(side // 2 for side in window)] = 1
+    blurred = ndimage.gaussian_filter(middle, [side / 8 for side in window], mode="constant", cval=0)
+    half = torch.from_numpy(blurred / blurred.max() * 10).half()
+    half[half == 0] = half[half > 0].min()
+    weights = make_tiling(window, window, [0.5] * len(window), "nnunet").weights
+    torch.testing.assert_close(weights.half(), half, rtol=1e-3, atol=1e-7)

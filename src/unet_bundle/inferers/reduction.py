@@ -99,6 +99,11 @@ class Reduction:
 def _fill(aligned: torch.Tensor, maps: Sequence[AxisMap], scores: torch.Tensor, decide: Decide) -> None:
     """Decide some planes of the scan, whose axes are in the network's order, one after another."""
     along, *across = [each.to(scores.device) for each in maps]
+    if all(each.same for each in maps):
+        answers = _taken(decide(scores), [each.lower for each in (along, *across)])
+        window = tuple(slice(each.first, each.first + len(each)) for each in maps)
+        aligned[window] = (answers * outer([each.inside for each in (along, *across)])).to(aligned.dtype)
+        return
     nodes = torch.stack([decide(row).to(aligned.dtype) for row in scores.unbind(1)])
     settled = _settled(nodes, [along, *across])
     columns = [each.lower for each in across]

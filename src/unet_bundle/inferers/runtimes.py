@@ -8,10 +8,10 @@ import io
 import logging
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from unet_bundle.precision import autocast
 from unet_bundle.runtime import our_error
 
 logger = logging.getLogger(__name__)
+
+MOST_NETWORKS = 16
+"""That a runtime remembers, such as the folds of an ensemble: what was made of a network holds on to it."""
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 """Scores of windows of the shape it was made for. They may lie in memory that this thread's next run writes into."""
@@ -45,7 +48,7 @@ class Runtime:
         if name not in RUNTIMES:
             raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, not {name!r}")
         self.name = name
-        self._made: WeakKeyDictionary[nn.Module, _Made] = WeakKeyDictionary()
+        self._made: OrderedDict[nn.Module, _Made] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, network: Callable[..., Any], windows: torch.Tensor, *, dtype: torch.dtype) -> Any:
@@ -66,6 +69,8 @@ class Runtime:
             made = self._made.get(network)
             if made is None or made.weights != weights:
                 made = self._made[network] = _Made(weights)
+                while len(self._made) > MOST_NETWORKS:
+                    self._made.popitem(last=False)
             if key not in made.runs:
                 made.runs[key] = prepare(self.name, network, windows, dtype)
             run = made.runs[key]

@@ -52,7 +52,8 @@ class ScanInferer(Inferer):
         roi_size: voxels of a window per axis, without the one that `spatial_dim` names; 0 or less for a whole axis.
         sw_batch_size: windows that are run at once.
         overlap: share of a window that it has in common with the next.
-        mode: ``"gaussian"`` weights the middles of windows more, ``"constant"`` all voxels alike.
+        mode: ``"gaussian"`` weights the middles of windows more, ``"nnunet"`` as nnU-Net does, ``"constant"`` all
+            voxels alike.
         padding_mode: of images smaller than a window; see ``torch.nn.functional.pad``.
         cval: value of that padding, where it is constant.
         spatial_dim: axis across which a 2D network sees slices of a volume; None if it sees all axes.

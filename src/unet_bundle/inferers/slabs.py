@@ -6,16 +6,22 @@ the whole volume never exist. Memory is that of one row of windows.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from monai.data.utils import compute_importance_map
+from scipy import ndimage
 
 SLAB_ROWS = 16
-"""Rows of a slab at most: what is reduced at a time, in memory row after row."""
+"""Rows of a slab: what is reduced at a time, in memory row after row."""
+
+SLAB_VOXELS = 2**15
+"""Of a slab, where `SLAB_ROWS` have fewer, as in pictures: so many rows at a time."""
 
 BYTES_BESIDE = 32
 """Bytes of a voxel of a slab that do not depend on the number of classes: weights, answers, indices."""
@@ -87,13 +93,39 @@ def make_tiling(
         size: voxels of the volume per axis.
         window: voxels of a window per axis, none larger than the volume.
         overlap: share of a window that it has in common with the next, per axis.
-        mode: ``"gaussian"`` weights the middles of windows more, ``"constant"`` all voxels alike.
+        mode: ``"gaussian"`` weights the middles of windows more, `NNUNET` still more, ``"constant"`` all voxels alike.
         sigma_scale: standard deviation of those weights, in windows.
         spacing: one of `WINDOW_SPACINGS`.
     """
     starts = tuple(map(WINDOW_SPACINGS[spacing], size, window, overlap))
-    weights = compute_importance_map(tuple(window), mode=mode, sigma_scale=sigma_scale, dtype=torch.float32)
+    if mode == NNUNET:
+        weights = nnunet_weights(window)
+    else:
+        weights = compute_importance_map(tuple(window), mode=mode, sigma_scale=sigma_scale, dtype=torch.float32)
     return Tiling(tuple(size), tuple(window), starts, torch.as_tensor(weights))
+
+
+NNUNET = "nnunet"
+"""Mode of windows whose weights are nnU-Net's."""
+NNUNET_SIGMA, NNUNET_PEAK, NNUNET_LEAST = 1 / 8, 10.0, 2.0**-24
+"""Standard deviation in windows, and largest and smallest weight: the least float16, in which nnU-Net keeps them."""
+
+
+def nnunet_weights(window: Sequence[int]) -> torch.Tensor:
+    """Weights of a window's voxels as nnU-Net has them: the blur of its middle voxel.
+
+    MONAI's Gaussian does not fall below a thousandth, so that ends of windows count for more there.
+
+    Source: nnU-Net, Isensee et al. 2021.
+    """
+    profiles = []
+    for side in window:
+        middle = np.zeros(side)
+        middle[side // 2] = 1
+        profiles.append(ndimage.gaussian_filter1d(middle, side * NNUNET_SIGMA, mode="constant"))
+    product = functools.reduce(np.multiply.outer, profiles)
+    weights = np.clip(product / product.max() * NNUNET_PEAK, NNUNET_LEAST, None)
+    return torch.from_numpy(weights.astype(np.float32))
 
 
 def fixed_starts(size: int, window: int, overlap: float) -> tuple[int, ...]:
@@ -180,8 +212,14 @@ class SlabTooLargeError(Exception):
 
 def slab_bytes(tiling: Tiling, classes: int, batch_size: int = 1) -> int:
     """Memory that a walk needs for its sums, and a reduction for what it holds of a slab."""
-    length = max(group[-1] - group[0] for group in _groups(tiling, batch_size)) + tiling.window[0] + SLAB_ROWS + 1
+    windows = max(group[-1] - group[0] for group in _groups(tiling, batch_size)) + tiling.window[0]
+    length = windows + slab_rows(tiling.size) + 1
     return length * math.prod(tiling.size[1:]) * (4 * classes + BYTES_BESIDE)
+
+
+def slab_rows(size: Sequence[int]) -> int:
+    """Rows of a slab of a volume of that size."""
+    return max(SLAB_ROWS, SLAB_VOXELS // math.prod(size[1:]))
 
 
 def fitting_strips(tiling: Tiling, classes: int, limit: float, batch_size: int = 1) -> int:
@@ -267,7 +305,8 @@ class _Sums:
         self.first = 0  # the row that is held first
         self.scores = _zeros_laid_out_like(scores, (classes, *size))
         self.weights = _zeros_laid_out_like(scores[0], size)
-        self.slab = torch.empty((classes, SLAB_ROWS + 1, *size[1:]), device=scores.device)
+        self.rows = min(slab_rows(size), size[0])
+        self.slab = torch.empty((classes, self.rows + 1, *size[1:]), device=scores.device)
 
     def add(self, corner: Sequence[int], scores: torch.Tensor, weights: torch.Tensor) -> None:
         """Add the scores [classes, *window] of the window that begins at `corner`."""
@@ -277,8 +316,8 @@ class _Sums:
 
     def finished(self, stop: int) -> Iterator[Slab]:
         """The rows before `stop`, which are forgotten afterwards."""
-        for start in range(self.first, stop, SLAB_ROWS):
-            rows, before = min(SLAB_ROWS, stop - start), min(start, 1)
+        for start in range(self.first, stop, self.rows):
+            rows, before = min(self.rows, stop - start), min(start, 1)
             held = slice(start - self.first, start - self.first + rows)
             torch.div(self.scores[:, held], self.weights[held], out=self.slab[:, before : before + rows])
             yield Slab(start, start + rows, self.slab[:, : before + rows])

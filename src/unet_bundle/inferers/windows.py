@@ -12,7 +12,7 @@ from monai.utils import BlendMode, PytorchPadMode, ensure_tuple_rep, fall_back_t
 from torch.nn import functional
 
 from unet_bundle.errors import ConfigError, InputError
-from unet_bundle.inferers.slabs import WINDOW_SPACINGS, Predict, Tiling, make_tiling
+from unet_bundle.inferers.slabs import NNUNET, WINDOW_SPACINGS, Predict, Tiling, make_tiling
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class WindowSettings:
     Attributes:
         roi_size: voxels of a window per axis; 0 or less for the whole axis.
         overlap: share of a window that it has in common with the next; one, or one per axis.
-        mode: ``"gaussian"`` or ``"constant"``.
+        mode: ``"gaussian"``, ``"constant"`` or ``"nnunet"``.
         sigma_scale: of the Gaussian, in windows.
         padding_mode: of images smaller than a window.
         cval: their padding, where that is constant.
@@ -41,7 +41,8 @@ class WindowSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be walked."""
-        look_up_option(self.mode, BlendMode)
+        if self.mode != NNUNET:
+            look_up_option(self.mode, BlendMode)
         look_up_option(self.padding_mode, PytorchPadMode)
         if not all(0 <= share < 1 for share in np.ravel(self.overlap)):
             raise ConfigError(f"overlap must be at least 0 and below 1, not {self.overlap!r}")

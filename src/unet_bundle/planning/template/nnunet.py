@@ -21,7 +21,7 @@ def nnunet_configs(model: Model, ensemble: Sequence[str], regions: Sequence[int]
     inference = inference_config(model)
     inference["ensemble"] = list(ensemble)
     inference["preprocessing"]["transforms"] = _loading(model)
-    inference["inferer"] |= {"window_spacing": "even", "separate_slices": "@spacing"}
+    inference["inferer"] |= {"mode": "nnunet", "window_spacing": "even", "separate_slices": "@spacing"}
     evaluation = evaluate_config(model) | {"part": "all"}
     if regions:
         inference["inferer"] |= {"output": "regions", "activation": "sigmoid"}
