@@ -24,7 +24,7 @@ def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "import-nnunet",
         help="make a bundle of a trained model of nnU-Net v2",
-        description="Make a bundle of a trained model of nnU-Net v2: same weights, same answers, without nnU-Net.",
+        description="Make a bundle of a trained model of nnU-Net v2, which then runs without nnU-Net.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,4 +1,4 @@
-"""A trained model folder of nnU-Net v2 as a bundle that gives the same answers without nnU-Net.
+"""A trained model folder of nnU-Net v2 as a bundle that runs without nnU-Net.
 
 Axes are the other way round there: nnU-Net sees arrays as SimpleITK gives them, with the file's last axis first, and
 then in the order of the plans' ``transpose_forward``. Weights, windows and spacing are turned once, here; scans stay as
