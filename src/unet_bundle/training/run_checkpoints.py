@@ -135,6 +135,7 @@ class RunCheckpoints:
         self._configured_epochs = 0
         self._saved_at = 0.0
         self._epoch_pending = False  # its last step is done, its validation is not
+        self._stopped = False
         self._signals = StopSignals()
 
     def attach(self, engine: Engine) -> None:
@@ -152,7 +153,7 @@ class RunCheckpoints:
     def _start(self, engine: Engine) -> None:
         self._configured_epochs = engine.state.max_epochs or 0
         self._saved_at = time.monotonic()
-        self._epoch_pending = False
+        self._epoch_pending = self._stopped = False
         if not engine.has_event_handler(self._finish, Events.COMPLETED):
             engine.add_event_handler(Events.COMPLETED, self._finish)  # behind what publishes the weights
         self._signals.watch()
@@ -236,7 +237,8 @@ class RunCheckpoints:
             self._signals.stop()
 
     def _save_and_tell(self, engine: Engine) -> None:
-        if is_main_process() and (self._epoch_pending or _can_skip(engine)):
+        already, self._stopped = self._stopped, True
+        if not already and is_main_process() and (self._epoch_pending or _can_skip(engine)):
             self._save(engine)
             logger.info(
                 "Stopped after iteration %d, epoch %d of %s: the same command with --resume goes on from there.",
