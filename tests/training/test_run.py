@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,15 @@ def test_stopped_by_a_scheduler_it_goes_on_from_the_very_step(
     assert same_curves(resumed, finished)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as a terminal's programs know it: those in the background of a shell ignore it."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_an_average_is_validated_keeps_what_is_trained(
     finished: Run, tmp_path: Path, tiny_files: dict[str, str], phantom_data: Path
 ):

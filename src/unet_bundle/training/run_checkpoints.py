@@ -13,15 +13,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from unet_bundle.errors import CheckpointError, ConfigError
+from unet_bundle.networks.checkpoint import load_checkpoint, load_weights, short_name
 from unet_bundle.training.averaging import WeightAverage
-from unet_bundle.training.checkpoints import (
-    BEST,
-    LAST,
-    load_checkpoint,
-    load_weights,
-    save_atomically,
-    short_name,
-)
+from unet_bundle.training.checkpoints import BEST, LAST, save_atomically
 from unet_bundle.training.data import CaseSampler
 from unet_bundle.training.distributed import (
     from_main_process,
