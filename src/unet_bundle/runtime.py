@@ -27,6 +27,7 @@ EXIT_OK = 0
 EXIT_CASES_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 SEPARATOR = "::"
 COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
@@ -35,6 +36,8 @@ TRACKING_KEYS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_
 """Top-level values that MONAI's experiment tracking adds to a config, asked for or not used by it."""
 AT_LEAST_ONE = frozenset({"max_epochs", "iterations_per_epoch", "val_interval", "batch_size", "sw_batch_size"})
 """Top-level numbers that stand for a count of something that has to happen."""
+OR_AUTO = frozenset({"resume"})
+"""Top-level values that may be true, false or ``"auto"``."""
 IGNORED_TOP_LEVEL = frozenset({"_meta_"})
 
 PACKAGE = __name__.partition(".")[0]
@@ -132,6 +135,8 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(own, bool):
         fits, kind = isinstance(value, bool) or value in (0, 1), "true or false"
+        if identifier in OR_AUTO:
+            fits, kind = fits or value == "auto", "true, false or auto"
     elif isinstance(own, int):
         fits, kind = is_number and value == int(value), "a whole number"
     elif isinstance(own, float):

@@ -264,6 +264,20 @@ def test_there_must_be_a_run_to_resume(
     assert not (bundle / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "stated"),
+    [(["--resume", "auto"], "auto"), (["--resume=auto"], "auto"), ([], None), (["--fold", "0"], None)],
+)
+def test_a_run_is_resumed_if_there_is_one(
+    words: list[str], stated: str | None, bundle: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([*words, str(bundle), str(phantom_data)], [str(bundle), str(phantom_data), *words]):
+        assert main(["train", *arguments, "--dry-run"]) == 0
+        assert (f"--resume {stated}" in capsys.readouterr().out) is (stated is not None)
+    assert main(["train", "--resume", str(bundle), str(phantom_data), "--dry-run"]) == 1
+    assert "there is no run to resume" in last_error(capsys)
+
+
 def test_a_patch_that_the_network_cannot_take_is_refused_in_one_line(
     bundle: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

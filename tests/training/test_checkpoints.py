@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
-from unet_bundle.errors import CheckpointError
+from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.networks import UNet
-from unet_bundle.training import CheckpointLoader, RunCheckpoints, TrainStep, checkpoints
+from unet_bundle.training import CheckpointLoader, RunCheckpoints, TrainStep, checkpoints, goes_on
 from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
 
 
@@ -146,16 +146,19 @@ def test_a_new_run_sets_the_files_of_the_one_before_aside(
 ):
     network = make_network()
     trainer = make_trainer(network, patches, TrainStep("float32"))
-    checkpoints = RunCheckpoints(network, trainer.optimizer, make_evaluator(network, patches), str(tmp_path), 1)
-    for name in ("last.pt", "best.pt"):
+    files = ("best.pt", "epoch_00001.pt", "last.pt")
+    for name in files:
         (tmp_path / name).write_text(f"{name} of the run before")
-    checkpoints._start(trainer)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier_best.pt", "earlier_last.pt"]
-    assert (tmp_path / "earlier_last.pt").read_text() == "last.pt of the run before"
+    seen = []
 
-    again = RunCheckpoints(network, trainer.optimizer, checkpoints.evaluator, str(tmp_path), 1, resume=True)
-    with pytest.raises(CheckpointError, match="there is no run to resume"):
-        again._start(trainer)
+    @trainer.on(Events.ITERATION_STARTED(once=1))
+    def _look(_engine: Engine) -> None:
+        seen.extend(sorted(path.name for path in tmp_path.iterdir()))
+
+    RunCheckpoints(network, trainer.optimizer, make_evaluator(network, patches), str(tmp_path), 1).attach(trainer)
+    trainer.run()
+    assert seen == [f"earlier_{name}" for name in files]
+    assert (tmp_path / "earlier_last.pt").read_text() == "last.pt of the run before"
 
 
 def test_weights_are_read_again_only_if_they_or_the_file_changed(tmp_path, make_network, monkeypatch):
@@ -173,3 +176,32 @@ def test_weights_are_read_again_only_if_they_or_the_file_changed(tmp_path, make_
         loader(None)
         assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
     assert len(read) == 3
+
+
+@pytest.mark.parametrize("settings", [{"save_minutes": 0}, {"keep_every": 0}])
+def test_intervals_that_are_none_are_refused(settings, make_network, make_trainer, make_evaluator, patches, tmp_path):
+    network = make_network()
+    optimizer = make_trainer(network, patches, TrainStep("float32")).optimizer
+    with pytest.raises(ConfigError, match=r"must be positive, or null for never, not 0\.$"):
+        RunCheckpoints(network, optimizer, make_evaluator(network, patches), str(tmp_path), 1, **settings)
+
+
+def test_whether_a_run_goes_on(make_network, make_trainer, make_evaluator, patches, tmp_path, monkeypatch):
+    folder = str(tmp_path)
+    assert (goes_on(folder), goes_on(folder, True), goes_on(folder, "auto")) == (False, True, False)
+    with pytest.raises(ConfigError, match=r"^resume must be true, false or auto, not 'yes'\.$"):
+        goes_on(folder, "yes")
+
+    network = make_network()
+    trainer = make_trainer(network, patches, TrainStep("float32"))
+    states = RunCheckpoints(network, trainer.optimizer, make_evaluator(network, patches), folder, 1)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this launch")
+    states._save(trainer)
+    assert (goes_on(folder), goes_on(folder, "auto")) == (False, True)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert goes_on(folder)
+    assert goes_on(folder, True)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a later launch, which died before it had saved anything")
+    assert (goes_on(folder), goes_on(folder, "auto")) == (False, True)
+    states._save(trainer, finished=True)
+    assert goes_on(folder, "auto") is False

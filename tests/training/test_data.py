@@ -189,3 +189,31 @@ def test_when_a_case_fails_no_thread_goes_on_reading():
         dataset._fill_cache()
     assert not read.running
     assert error_message(error.value) == "case 0 is broken"
+
+
+def test_an_epoch_goes_on_from_any_of_its_samples_once():
+    sampler = CaseSampler(range(5), 7, seed=3)
+    sampler.set_epoch(2)
+    whole = list(sampler)
+    for first in range(7):
+        sampler.start_at(first)
+        assert list(sampler) == whole[first:]
+        assert list(sampler) == whole, "only once"
+
+
+def test_processes_go_on_where_they_were():
+    for rank in range(2):
+        with process_of(rank, 2):
+            sampler = CaseSampler(range(5), 8)
+        whole = list(sampler)
+        sampler.start_at(3)
+        assert list(sampler) == whole[3:]
+
+
+def test_processes_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr("unet_bundle.training.data.free_memory_bytes", lambda: 16_000)
+    cases = [{"image": torch.zeros(250)}] * 8  # 1000 bytes each
+    with process_of(0, 4):
+        assert CaseDataset(cases, Compose([]), progress=False).cache_num == 2
+    assert CaseDataset(cases, Compose([]), progress=False).cache_num == 8

@@ -3,9 +3,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from ignite.engine import Engine, Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from unet_bundle.training import EventWriter, ValidationSlices
+from unet_bundle.training import ConfusionPicture, EventWriter, ValidationSlices
 from unet_bundle.training.events import slice_picture
 
 
@@ -79,3 +81,37 @@ def test_the_slice_is_the_one_with_most_foreground_and_its_three_parts_are_one_p
 def test_a_case_without_foreground_is_shown_all_the_same(shape: tuple[int, ...]):
     empty = np.zeros(shape, np.float32)
     assert slice_picture(empty, empty, empty, 2).shape == (4, 18)
+
+
+def test_the_confusion_of_a_validation_is_counted_over_all_its_cases(
+    tmp_path: Path, make_evaluator: Any, make_network: Any, patches: Any
+):
+    writer = EventWriter(str(tmp_path))
+    evaluator = make_evaluator(make_network(), patches[:2])
+    picture = ConfusionPicture(writer, 4)
+    picture.attach(evaluator)
+    expected = np.zeros((4, 4), int)
+
+    @evaluator.on(Events.ITERATION_COMPLETED)
+    def _count(engine: Any) -> None:
+        for case in engine.state.output:
+            pairs = (case[key].numpy().ravel().astype(int) for key in ("label", "pred"))
+            np.add.at(expected, tuple(pairs), 1)
+
+    evaluator.run(3)
+    assert np.array_equal(picture.counts.numpy(), expected)
+    writer.flush()
+    (tag,) = (tag for tag in written(tmp_path).Tags()["images"] if "confusion" in tag)
+    (event,) = written(tmp_path).Images(tag)
+    assert (event.step, event.width, event.height) == (3, 256, 256)
+    expected[:] = 0
+    evaluator.run(4)
+    assert np.array_equal(picture.counts.numpy(), expected), "each validation is counted alone"
+
+
+def test_voxels_whose_truth_is_no_class_are_left_out(tmp_path: Path):
+    picture = ConfusionPicture(EventWriter(str(tmp_path)), 2)
+    engine = Engine(lambda _engine, batch: [batch])
+    picture.attach(engine)
+    engine.run([{"label": torch.tensor([0, 1, 1, 255]), "pred": torch.tensor([0, 1, 0, 1])}])
+    assert picture.counts.tolist() == [[1, 0], [1, 1]]

@@ -2,8 +2,10 @@
 
 import csv
 import logging
+import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,18 @@ class Run:
             return list(csv.DictReader(file))
 
 
-def train(bundle: Path, data: Path, kill_in_iteration: int | None = None, **overrides: Any) -> Run:
-    """What ``python -m monai.bundle run --config_file train.json`` does; may die in the middle of an iteration."""
+def train(
+    bundle: Path,
+    data: Path,
+    kill_in_iteration: int | None = None,
+    stop_in: int | str | None = None,
+    by: signal.Signals = signal.SIGTERM,
+    **overrides: Any,
+) -> Run:
+    """What ``python -m monai.bundle run --config_file train.json`` does.
+
+    It may die in the middle of an iteration, or get the signal `by` in an iteration or "validation".
+    """
     workflow = ConfigWorkflow(
         config_file=str(bundle / "configs" / "train.json"),
         workflow_type="train",
@@ -63,6 +75,9 @@ def train(bundle: Path, data: Path, kill_in_iteration: int | None = None, **over
 
     if kill_in_iteration is not None:
         trainer.add_event_handler(Events.ITERATION_STARTED(once=kill_in_iteration), _die)
+    if stop_in is not None:
+        engine, at = (evaluator, 1) if stop_in == "validation" else (trainer, stop_in)
+        engine.add_event_handler(Events.ITERATION_STARTED(once=at), lambda _engine: os.kill(os.getpid(), by))
     trainer.run()  # what `run` of the config says, without MONAI's wrapping of an error
     workflow.finalize()
     return Run(bundle, by_epoch, evaluator.state.best_metric_epoch)
@@ -125,10 +140,148 @@ def test_killed_and_resumed_gives_the_same_weights_as_never_stopped(
     assert [[row[c] for c in columns] for row in resumed.rows()] == [[r[c] for c in columns] for r in finished.rows()]
 
 
+def same_curves(a: Run, b: Run) -> bool:
+    return [{**row, "seconds": ""} for row in a.rows()] == [{**row, "seconds": ""} for row in b.rows()]
+
+
+@pytest.mark.parametrize("stop_in", [2, 3, 7, 12, "validation"])
+def test_stopped_by_a_scheduler_it_goes_on_from_the_very_step(
+    stop_in: int | str, finished: Run, tiny_bundle: Path, phantom_data: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="unet_bundle")
+    usual = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        train(tiny_bundle, phantom_data, stop_in=stop_in)
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is usual
+    iteration = 6 if stop_in == "validation" else stop_in
+    assert f"Stopped after iteration {iteration}, epoch {iteration // 3} of 4: the same command with --resume" in (
+        caplog.text
+    )
+    state = torch.load(tiny_bundle / "runs/fold_0/last.pt", weights_only=True)
+    assert state["progress"]["iteration"] == iteration
+
+    resumed = train(tiny_bundle, phantom_data, resume=True, num_workers=1 if stop_in == 2 else 0)
+    assert sorted(resumed.by_epoch) == list(range(iteration // 3 + 1, 5))
+    assert all(same(weights, finished.by_epoch[epoch]) for epoch, weights in resumed.by_epoch.items())
+    assert resumed.best_epoch == finished.best_epoch
+    assert (tiny_bundle / "models/model.pt").read_bytes() == (finished.bundle / "models/model.pt").read_bytes()
+    assert same_curves(resumed, finished)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as a terminal's programs know it: those in the background of a shell ignore it."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_an_average_is_validated_keeps_what_is_trained(
+    finished: Run, tmp_path: Path, tiny_files: dict[str, str], phantom_data: Path
+):
+    bundles = [tmp_path / name for name in ("never", "stopped")]
+    for bundle in bundles:
+        write_bundle(tiny_files, bundle)
+    never = train(bundles[0], phantom_data, ema_decay=0.9)
+    with pytest.raises(KeyboardInterrupt):
+        train(bundles[1], phantom_data, ema_decay=0.9, stop_in="validation", by=signal.SIGINT)
+    resumed = train(bundles[1], phantom_data, ema_decay=0.9, resume="auto")
+
+    assert same(never.by_epoch[4], finished.by_epoch[4]), "the average changes nothing of the training"
+    assert same(resumed.by_epoch[4], never.by_epoch[4])
+    assert same_curves(resumed, never)
+    averaged, shipped = (run.load("models/model.pt") for run in (resumed, never))
+    assert same(averaged, shipped)
+    assert not same(averaged, halved(never.by_epoch[resumed.best_epoch]))
+    last = resumed.load("runs/fold_0/last.pt")
+    assert same(last["network"], resumed.by_epoch[4])
+    if resumed.best_epoch == 4:
+        assert same(resumed.load("runs/fold_0/best.pt"), {**last["network"], **last["average"]})
+
+
+def test_saved_every_moment_a_run_that_is_killed_loses_the_step_under_way(
+    finished: Run, tiny_bundle: Path, phantom_data: Path
+):
+    with pytest.raises(KilledError):
+        train(tiny_bundle, phantom_data, kill_in_iteration=9, save_minutes=1e-9, keep_every=1)
+    kept = sorted(path.name for path in (tiny_bundle / "runs/fold_0").glob("epoch_*.pt"))
+    assert kept == ["epoch_00001.pt", "epoch_00002.pt"]
+    first = torch.load(tiny_bundle / "runs/fold_0/epoch_00001.pt", weights_only=True)
+    assert same(first["network"], finished.by_epoch[1])
+    last = torch.load(tiny_bundle / "runs/fold_0/last.pt", weights_only=True)
+    assert last["progress"]["iteration"] == 8
+
+    resumed = train(tiny_bundle, phantom_data, resume=True)
+    assert same(resumed.by_epoch[4], finished.by_epoch[4])
+    assert same_curves(resumed, finished)
+
+
+def test_a_run_that_ended_before_its_weights_were_published_publishes_them(
+    finished: Run, tiny_bundle: Path, phantom_data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_arguments: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("unet_bundle.training.publishing.PublishModel._publish", fail)
+        with pytest.raises(KilledError):
+            train(tiny_bundle, phantom_data)
+    assert not (tiny_bundle / "models/model.pt").exists()
+    resumed = train(tiny_bundle, phantom_data, resume=True)
+    assert resumed.by_epoch == {}
+    assert (tiny_bundle / "models/model.pt").read_bytes() == (finished.bundle / "models/model.pt").read_bytes()
+
+
+def test_training_ends_early_where_scores_no_longer_rise(tiny_bundle: Path, phantom_data: Path):
+    run = train(
+        tiny_bundle,
+        phantom_data,
+        max_epochs=40,
+        val_interval=1,
+        early_stop_epochs=2,
+        learning_rate=1e-30,
+        weight_decay=0.0,
+    )
+
+    assert sorted(run.by_epoch) == [1, 2, 3]
+    assert run.load("runs/fold_0/last.pt")["finished"]
+    with pytest.raises(CheckpointError, match="has 3 epochs already"):
+        train(tiny_bundle, phantom_data, max_epochs=40, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"optimizer_name": "SGD", "schedule": "poly", "warmup_iterations": 0}, "SGD"),
+        ({"channels_last": True}, "AdamW"),
+    ],
+)
+def test_other_recipes_train_and_resume(
+    settings: dict[str, Any], kind: str, tmp_path: Path, tiny_files: dict[str, str], phantom_data: Path
+):
+    bundles = [tmp_path / name for name in ("never", "stopped")]
+    for bundle in bundles:
+        write_bundle(tiny_files, bundle)
+    never = train(bundles[0], phantom_data, max_epochs=2, **settings)
+    with pytest.raises(SystemExit):
+        train(bundles[1], phantom_data, max_epochs=2, stop_in=4, **settings)
+    resumed = train(bundles[1], phantom_data, max_epochs=2, resume=True, **settings)
+    assert same(resumed.by_epoch[2], never.by_epoch[2])
+    assert ("momentum_buffer" in next(iter(never.load("runs/fold_0/last.pt")["optimizer"]["state"].values()))) is (
+        kind == "SGD"
+    )
+    if kind == "SGD":
+        with pytest.raises(CheckpointError, match="was made with another optimizer or ema_decay: resume with the"):
+            train(bundles[1], phantom_data, max_epochs=3, resume=True, ema_decay=0.5)
+
+
 def test_the_files_of_a_run_hold_what_they_say(finished: Run):
     best, last = finished.load("runs/fold_0/best.pt"), finished.load("runs/fold_0/last.pt")
 
     assert finished.best_epoch in {2, 4}
+    assert last["finished"]
     assert same(best, finished.by_epoch[finished.best_epoch])
     assert same(last["network"], finished.by_epoch[4])
     assert same(finished.load("models/model.pt"), halved(best))

@@ -30,6 +30,13 @@ def test_the_rate_rises_in_a_line_then_falls_by_half_a_cosine():
     assert rate(1500, 1000) == pytest.approx(0, abs=1e-9), "a run that was shortened ends at zero"
 
 
+def test_the_poly_rate_is_nnunets():
+    rate = LearningRate(optimizer(), peak=0.01, warmup_iterations=0, schedule="poly").rate
+    # The formula of nnU-Net's PolyLRScheduler.
+    assert [rate(i, 1000) for i in range(1000)] == pytest.approx([0.01 * (1 - i / 1000) ** 0.9 for i in range(1000)])
+    assert rate(1500, 1000) == 0, "a run that was shortened ends at zero"
+
+
 @pytest.mark.parametrize("total", [1, 5, 9, 10, 40, 500, 1003])
 def test_the_rate_is_positive_never_above_the_peak_and_warms_up_for_a_tenth_at_most(total: int):
     rate = LearningRate(optimizer(), peak=0.1).rate
@@ -62,6 +69,13 @@ def test_every_group_follows_the_length_that_the_engine_has_now():
 def test_a_peak_that_is_not_positive_is_refused(peak: float):
     with pytest.raises(ConfigError, match=r"^learning_rate must be positive, not "):
         LearningRate(optimizer(), peak)
+
+
+def test_a_schedule_nobody_knows_is_refused():
+    with pytest.raises(ConfigError, match=r"^schedule must be one of cosine, poly, not 'step'\.$"):
+        LearningRate(optimizer(), 0.1, schedule="step")
+    with pytest.raises(ConfigError, match=r"^warmup_iterations must be 0 or more, not -1\.$"):
+        LearningRate(optimizer(), 0.1, warmup_iterations=-1)
 
 
 # --- length -----------------------------------------------------------------------------------------------------

@@ -193,3 +193,15 @@ def test_dropout_draws_are_a_function_of_seed_and_iteration(patches, make_networ
     assert torch.equal(trained(7, before=1), trained(7, before=2))
     assert not torch.equal(trained(7, before=1), trained(8, before=1))
     assert not torch.equal(trained(None, before=1), trained(None, before=2)), "dropout is at work in this test"
+
+
+def test_a_step_goes_on_with_the_scale_and_the_count_it_had(patches, make_network, make_trainer):
+    state = {"bad_steps": 3, "scaler": {"scale": 1024.0, "growth_factor": 2.0, "_growth_tracker": 7}}
+    step = TrainStep("float32", max_bad_steps=3)
+    step.load_state_dict(state)
+    assert step.state_dict() == state
+
+    trainer = make_trainer(make_network(), patches, step)
+    trainer.loss_function = lambda pred, _label: pred[0].sum() * float("nan")
+    with pytest.raises(DivergedError, match="in 4 steps in a row"):
+        trainer.run()

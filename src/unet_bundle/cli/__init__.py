@@ -30,7 +30,9 @@ trained, scored on the scans' own grids, and ready for the MONAI CLI and MONAI L
 Never seen it? `unet-bundle demo` makes its own scans and does all of it in a few minutes.
 Research software: not a medical device."""
 
-EXIT_CODES = "exit codes: 0 done, 1 a scan was refused or a run failed, 2 wrong usage or configuration, 130 interrupted"
+EXIT_CODES = """\
+exit codes: 0 done, 1 a scan was refused or a run failed, 2 wrong usage or configuration, 130 interrupted,
+143 ended by SIGTERM"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

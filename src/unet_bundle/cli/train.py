@@ -24,7 +24,8 @@ FILES = ("train.json",)
 EPILOG = f"""\
 A run keeps its state, best weights, curves.csv and TensorBoard logs in BUNDLE/runs/fold_N.
 At its end the best weights go to BUNDLE/models/model.pt, if they score better than those that are there.
-Interrupted? The same line with --resume goes on after the last validation.
+Interrupted, by Ctrl-C or a scheduler's SIGTERM? The same line with --resume goes on where it was; killed? from the
+last saved state, ten minutes old at most. --resume auto begins where there is nothing to resume.
 {OVERRIDES_HELP}
 
 examples:
@@ -51,7 +52,14 @@ def add_parser(verbs: Any) -> None:
         "--max-minutes", type=float, help="train this long, reading the scans not counted; the epochs are counted out"
     )
     length.add_argument("--max-epochs", type=int, help="default: what the plan says")
-    parser.add_argument("--resume", action="store_true", help="go on with the run that is in the run folder")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="true",
+        choices=("true", "auto"),
+        metavar="auto",
+        help="go on with the run that is in the run folder; auto: if there is one that is not done, else begin",
+    )
     parser.add_argument("--dry-run", action="store_true", help="forecast time and memory, train nothing")
     parser.set_defaults(run=run)
 
@@ -66,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, key) is not None:
             own[key] = getattr(args, key)
     if args.resume:
-        own["resume"] = True
+        own["resume"] = args.resume if args.resume == "auto" else True
     overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "train")
-    if args.resume:
+    if args.resume == "true":
         _check_run(Path(workflow.parser.get_parsed_content("output_dir")))
     _forecast(workflow.parser)
     if args.dry_run:

@@ -68,7 +68,7 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
         ConfigError: an option that is not the parser's has no value.
     """
     actions = parser._actions  # noqa: SLF001 - no public way
-    options = {option: action.nargs != 0 for action in actions for option in action.option_strings}
+    options = {option: action for action in actions for option in action.option_strings}
     known, overrides, others, rest = [], [], [], list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -76,8 +76,11 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
         if not flag.startswith("--"):
             others.append(argument)
         elif flag.replace("_", "-") in options:
+            action = options[flag.replace("_", "-")]
+            if action.nargs == "?" and not separator:  # argparse would take what follows for its value
+                separator, value = "=", rest.pop(0) if rest[:1] and rest[0] in (action.choices or ()) else action.const
             known.append(flag.replace("_", "-") + separator + value)
-            if options[flag.replace("_", "-")] and not separator and rest:
+            if action.nargs not in (0, "?") and not separator and rest:
                 known.append(rest.pop(0))
         elif separator:
             overrides += [flag, value]

@@ -2,21 +2,27 @@
 
 from unet_bundle.precision import resolve_precision
 from unet_bundle.training.augmentation import PrepareBatch, collate
-from unet_bundle.training.checkpoints import CheckpointLoader, RunCheckpoints
+from unet_bundle.training.averaging import WeightAverage
+from unet_bundle.training.checkpoints import CheckpointLoader
 from unet_bundle.training.data import CaseDataset, CaseSampler
 from unet_bundle.training.distributed import case_shares, local_device, start_processes
-from unet_bundle.training.events import EventWriter, ValidationSlices
-from unet_bundle.training.handlers import Progress, StageTimes, TrainingLog
+from unet_bundle.training.events import ConfusionPicture, EventWriter, ValidationSlices
+from unet_bundle.training.handlers import EarlyStop, Progress, StageTimes, TrainingLog, shared_handler
 from unet_bundle.training.ignore_loss import IgnoreDiceCELoss
 from unet_bundle.training.publishing import PublishModel, weights_to_score
+from unet_bundle.training.recipe import check_mlflow, make_optimizer, mlflow_handler, prepare_network
 from unet_bundle.training.region_loss import RegionDiceBCELoss
+from unet_bundle.training.run_checkpoints import RunCheckpoints, goes_on
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep
+from unet_bundle.training.stopping import start_worker
 
 __all__ = [
     "CaseDataset",
     "CaseSampler",
     "CheckpointLoader",
+    "ConfusionPicture",
+    "EarlyStop",
     "EvaluationStep",
     "EventWriter",
     "IgnoreDiceCELoss",
@@ -31,10 +37,18 @@ __all__ = [
     "TrainStep",
     "TrainingLog",
     "ValidationSlices",
+    "WeightAverage",
     "case_shares",
+    "check_mlflow",
     "collate",
+    "goes_on",
     "local_device",
+    "make_optimizer",
+    "mlflow_handler",
+    "prepare_network",
     "resolve_precision",
+    "shared_handler",
     "start_processes",
+    "start_worker",
     "weights_to_score",
 ]

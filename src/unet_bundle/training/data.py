@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.memory import free_memory_bytes
+from unet_bundle.training.distributed import is_main_process, processes_here
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ class CaseDataset(CacheDataset):
     Args:
         data: one dictionary a case, e.g. ``{"image": path, "label": path}``.
         transform: deterministic transforms first, random ones after.
-        cache_bytes: memory the kept cases may take; None: half of what is free.
+        cache_bytes: memory the kept cases may take; None: half of what is free, shared with the other processes of
+            this machine if there are any.
         num_workers: threads that fill the cache.
         progress: show a progress bar while it fills.
 
@@ -67,7 +69,8 @@ class CaseDataset(CacheDataset):
         indices = range(self.cache_num) if indices is None else indices
         with ThreadPoolExecutor(self.num_workers) as pool:
             prepared = [pool.submit(self._load_cache_item, index) for index in indices]
-            bar = tqdm(prepared, desc="Reading cases", disable=None if self.progress else True, leave=False)
+            shown = self.progress and is_main_process()
+            bar = tqdm(prepared, desc="Reading cases", disable=None if shown else True, leave=False)
             try:
                 return [case.result() for case in bar]
             except BaseException:
@@ -77,7 +80,8 @@ class CaseDataset(CacheDataset):
     def _cases_that_fit(self, data: Sequence[dict[str, Any]], cache_bytes: int | None) -> int:
         if not data:
             return 0
-        budget = int(free_memory_bytes() * CACHE_SHARE_OF_FREE_MEMORY) if cache_bytes is None else cache_bytes
+        free = free_memory_bytes() * CACHE_SHARE_OF_FREE_MEMORY / processes_here()
+        budget = int(free) if cache_bytes is None else cache_bytes
         self.data = data
         # Sizes differ from case to case: look at up to three, spread over the list, and take the largest.
         looked_at = sorted({0, len(data) // 2, len(data) - 1})
@@ -136,11 +140,17 @@ class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
         self.num_samples = -(-samples_per_epoch // self.num_replicas)
         self.total_size = self.num_samples * self.num_replicas
         self.epoch = 1  # engines count from 1 and call set_epoch before the first batch
+        self._first = 0
+
+    def start_at(self, sample: int) -> None:
+        """Leave out this process's samples before number `sample` in the next epoch that is drawn, and in no other."""
+        self._first = sample
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (case, seed of the draw)."""
         first = (self.epoch - 1) * self.total_size
-        positions = range(first + self.rank, first + self.total_size, self.num_replicas)
+        positions = range(first + self.rank, first + self.total_size, self.num_replicas)[self._first :]
+        self._first = 0
         for turn, group in itertools.groupby(positions, key=lambda position: position // self.cases):
             order = np.random.RandomState([self.seed, turn]).permutation(self.cases)
             for position in group:

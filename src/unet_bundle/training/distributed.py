@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ def start_processes() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if not is_main_process():
+        logging.getLogger().setLevel(logging.WARNING)  # once is enough for what all have to say
 
 
 def case_shares(dataset: Any) -> DistributedSampler:
@@ -74,9 +77,46 @@ def from_all_processes(value: T) -> list[T]:
     return values
 
 
+def in_any_process(value: bool, device: torch.device) -> bool:
+    """Whether `value` holds in any of the processes, which all have to ask; `device` is that of this process."""
+    if not is_distributed():
+        return value
+    flag = torch.tensor(float(value), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
+
+
+def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The sum of the processes' `values`, in all of them; the tensor itself where there is one process only."""
+    if is_distributed():
+        values = values.clone()
+        torch.distributed.all_reduce(values)
+    return values
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The mean of the processes' `values`, in all of them; the tensor itself where there is one process only."""
+    return sum_over_processes(values) / torch.distributed.get_world_size() if is_distributed() else values
+
+
 def is_distributed() -> bool:
     """Whether several processes work together."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def processes_here() -> int:
+    """Number of processes that share this machine, by torchrun's ``LOCAL_WORLD_SIZE``."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_distributed() else 1
+
+
+def is_restarted() -> bool:
+    """Whether torchrun started this process again after one of its processes had died (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def launch_id() -> str:
+    """What torchrun calls all starts and restarts of one call of it; empty without torchrun."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "")
 
 
 def _local_rank() -> int:

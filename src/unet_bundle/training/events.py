@@ -11,10 +11,14 @@ import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
 
+from unet_bundle.training.distributed import is_main_process, sum_over_processes
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 EVENTS = "events.out.tfevents.*"
+FIELDS_SIDE = 256
+"""Pixels of a side of the confusion picture, about."""
 EARLIER = "earlier_events"
 """Folder for the event files of the run before, where TensorBoard shows them as a run of their own."""
 
@@ -98,6 +102,49 @@ class ValidationSlices:
         picture = slice_picture(image, label, prediction, self.num_classes)
         self.writer.add_image("image, label, prediction", picture, engine.state.epoch)
         self.writer.flush()
+
+
+class ConfusionPicture:
+    """After a validation, which classes are taken for which: a grey image, rows are the truth, columns what was found.
+
+    A field is the share of a class's voxels (white is all of them), so rows add up to one; background comes first. With
+    several processes it is attached in all of them, and the first writes.
+
+    Args:
+        writer: where the picture goes.
+        num_classes: number of classes, background included.
+    """
+
+    def __init__(self, writer: EventWriter, num_classes: int) -> None:
+        self.writer = writer
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def attach(self, engine: Engine) -> None:
+        """Count the voxels of each case of `engine`, draw after its epoch."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
+
+    def _start(self, _engine: Engine) -> None:
+        self.counts = torch.zeros_like(self.counts)
+
+    def _count(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        for case in output:
+            truth, found = (case[key].as_subclass(torch.Tensor).flatten() for key in ("label", "pred"))
+            known = (truth >= 0) & (truth < self.num_classes)  # a label may leave voxels out by other values
+            pairs = truth[known].long() * self.num_classes + found[known].long()
+            counts = torch.bincount(pairs, minlength=self.num_classes**2)
+            self.counts = self.counts.to(counts.device) + counts.view_as(self.counts)
+
+    def _draw(self, engine: Engine) -> None:
+        counts = sum_over_processes(self.counts)
+        if is_main_process():
+            shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).cpu().numpy()
+            field = max(FIELDS_SIDE // self.num_classes, 1)
+            picture = np.kron((shares * 255).round().astype(np.uint8), np.ones((field, field), np.uint8))
+            self.writer.add_image("confusion: rows truth, columns prediction", picture, engine.state.epoch)
 
 
 def slice_picture(

@@ -17,6 +17,7 @@ from torch import nn
 from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.io.files import replacing
 from unet_bundle.networks.checkpoint import bare, load_checkpoint, load_weights, short_name
+from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, save_atomically
 from unet_bundle.training.distributed import is_main_process, wait_for_others
 from unet_bundle.training.trained_cases import read_trained_cases, write_trained_cases
@@ -72,6 +73,7 @@ class PublishModel:
         inference_config: ``inference.json``, whose values of those names the weights will be used with.
         trained_on: this run's training cases, with an ``"image"`` path each.
         validated_on: its validation cases, alike.
+        average: of the weights, published in their place if it is on.
 
     Raises:
         ConfigError: when training starts, if it would make weights that inference feeds otherwise.
@@ -89,6 +91,7 @@ class PublishModel:
         inference_config: str,
         trained_on: Sequence[Mapping[str, Any]] = (),
         validated_on: Sequence[Mapping[str, Any]] = (),
+        average: WeightAverage | None = None,
     ) -> None:
         self.network = network
         self.evaluator = evaluator
@@ -100,6 +103,7 @@ class PublishModel:
         self.inference_config = Path(inference_config)
         self.trained_on = trained_on
         self.validated_on = validated_on
+        self.average = average or WeightAverage(network, evaluator)
 
     def attach(self, engine: Engine) -> None:
         """Publish when `engine` has completed all its epochs; refuse at its start what could not be used."""
@@ -117,7 +121,7 @@ class PublishModel:
                 *(self.path.name, published.fold, seen, len(self.validated_on), short_name(self.folder / BEST)),
             )
             return
-        weights = bare(self.network).state_dict()
+        weights = self.average.weights()
         if self.evaluator.state.epoch_length:
             if self.evaluator.state.epoch != engine.state.epoch:  # the last epochs were not validated
                 self._validate_last(engine)
@@ -154,7 +158,7 @@ class PublishModel:
     def _validate_last(self, engine: Engine) -> None:
         self.evaluator.run(engine.state.epoch)
         if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process():
-            save_atomically(bare(self.network).state_dict(), self.folder / BEST)
+            save_atomically(self.average.weights(), self.folder / BEST)
 
     def _score_of_published(self) -> float | None:
         """Mean Dice of the weights in the bundle on this run's validation cases; None if there are none that fit."""

@@ -8,6 +8,7 @@ are not finite, and deep supervision.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,13 @@ from monai.utils.enums import CommonKeys as Keys
 
 from unet_bundle.errors import UnetBundleError
 from unet_bundle.precision import autocast, check_precision, resolve_precision
+from unet_bundle.training.distributed import in_any_process
 
 logger = logging.getLogger(__name__)
+
+
+GRADIENT_NORM = "gradient_norm"
+"""Where the output of a step has the length of its gradients (2-norm over all weights, before clipping)."""
 
 
 class DivergedError(UnetBundleError, ArithmeticError):
@@ -55,13 +61,25 @@ class TrainStep:
         self.max_bad_steps = max_bad_steps
         self._bad_steps = 0
         self._scaler: torch.amp.GradScaler | None = None
+        self._scaler_state: Mapping[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step depends on beside the weights: the scale of float16's loss, steps skipped in a row."""
+        scaler = self._scaler_state if self._scaler is None else self._scaler.state_dict()
+        return {"bad_steps": self._bad_steps, "scaler": dict(scaler)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._bad_steps, self._scaler_state, self._scaler = state["bad_steps"], state["scaler"], None
 
     def __call__(self, engine: SupervisedTrainer, batch: Any) -> dict[str, torch.Tensor]:
-        """Run one iteration; returns image, label, prediction (full resolution, logits, float32) and loss."""
+        """Run one iteration; returns image, label, prediction (full resolution, float32), loss, gradient norm."""
         device = engine.state.device
         dtype = resolve_precision(self.precision, device)
         if self._scaler is None:
             self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+            if self._scaler.is_enabled() and self._scaler_state:
+                self._scaler.load_state_dict(dict(self._scaler_state))
         if self.seed is not None:
             position = [self.seed, engine.state.iteration, engine.state.rank]
             torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
@@ -75,7 +93,7 @@ class TrainStep:
             outputs = engine.inferer(inputs, engine.network)
         heads = outputs if isinstance(outputs, list | tuple) else [outputs]
         heads = [head.float() for head in heads]
-        output = {Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: heads[0].detach()}
+        output: dict[str, Any] = {Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: heads[0].detach()}
         engine.state.output = output
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
 
@@ -85,21 +103,24 @@ class TrainStep:
 
         self._scaler.scale(loss).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        self._update(engine, loss.detach())
+        output[GRADIENT_NORM] = self._update(engine, loss.detach())
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output  # type: ignore[no-any-return]  # a handler may have replaced it
 
-    def _update(self, engine: SupervisedTrainer, loss: torch.Tensor) -> None:
+    def _update(self, engine: SupervisedTrainer, loss: torch.Tensor) -> torch.Tensor:
+        """Change the weights; returns the length of the gradients before they were scaled down."""
         assert self._scaler is not None  # noqa: S101  (made in __call__, for the type checker)
         self._scaler.unscale_(engine.optimizer)
         limit = float("inf") if self.max_gradient_norm is None else self.max_gradient_norm
         norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), limit)
-        if torch.isfinite(loss) and torch.isfinite(norm):
+        # All processes have the same gradients, but each a loss of its own: they take a step together or not at all.
+        if not in_any_process(not bool(torch.isfinite(loss) and torch.isfinite(norm)), loss.device):
             self._bad_steps = 0
             self._scaler.step(engine.optimizer)
         else:
             self._skip(engine)
         self._scaler.update()  # with float16: halves the scale of the loss after gradients that were too large for it
+        return norm.detach()
 
     def _skip(self, engine: SupervisedTrainer) -> None:
         self._bad_steps += 1

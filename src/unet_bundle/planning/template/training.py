@@ -26,6 +26,18 @@ from unet_bundle.planning.template.shared import (
     windows,
 )
 
+READY: list[Config] = [
+    {"_target_": "unet_bundle.training.check_mlflow", "uri": "@mlflow_uri"},
+    {"_target_": "monai.utils.set_determinism", "seed": "@seed"},
+    # Below the wrapper of several processes, and before that is made.
+    {
+        "_target_": "unet_bundle.training.prepare_network",
+        "network": "@network_def",
+        "compiled": "@compile",
+        "channels_last": "@channels_last",
+    },
+]
+
 
 def train_config(plan: Plan) -> Config:
     """``train.json``: train on the folds but one, validate on that one."""
@@ -44,14 +56,23 @@ def train_config(plan: Plan) -> Config:
         "device": DEVICE,
         "seed": plan.seed,
         "resume": False,
+        "save_minutes": 10.0,
+        "keep_every": None,
         "max_epochs": plan.max_epochs,
         "max_minutes": None,
         "iterations_per_epoch": plan.iterations_per_epoch,
         "val_interval": plan.val_interval,
         "batch_size": plan.batch_size,
+        "early_stop_epochs": None,
+        "optimizer_name": "AdamW",
         "learning_rate": plan.learning_rate,
+        "schedule": "cosine",
+        "warmup_iterations": 50,
         "weight_decay": 0.01,
+        "ema_decay": 0.0,
         "precision": "auto",
+        "compile": False,
+        "channels_last": False,
         "foreground_fraction": plan.foreground_fraction,
         **({"channel_dropout": plan.channel_dropout} if has_own_channels(plan) else {}),
         "elastic_prob": plan.elastic_prob,
@@ -62,6 +83,7 @@ def train_config(plan: Plan) -> Config:
         "num_workers": plan.num_workers,
         "cache_bytes": None,
         "augment_on_device": "$@device.type == 'cuda'",
+        "mlflow_uri": None,
         "num_classes": len(plan.labels),
         **stated_values(plan),
         **stated_targets(plan),
@@ -69,13 +91,21 @@ def train_config(plan: Plan) -> Config:
         "network_def": network(plan),
         "network": "$@network_def.to(@device)",
         "optimizer": {
-            "_target_": "torch.optim.AdamW",
+            "_target_": "unet_bundle.training.make_optimizer",
             "params": "$@network.parameters()",
+            "name": "@optimizer_name",
             "lr": "@learning_rate",
             "weight_decay": "@weight_decay",
         },
         "loss": {"_target_": "DeepSupervisionLoss", "loss": _loss(plan)},
-        "events": {"_target_": "unet_bundle.training.EventWriter", "folder": "@output_dir", "resume": "@resume"},
+        "goes_on": {"_target_": "unet_bundle.training.goes_on", "folder": "@output_dir", "resume": "@resume"},
+        "events": {"_target_": "unet_bundle.training.EventWriter", "folder": "@output_dir", "resume": "@goes_on"},
+        "average": {
+            "_target_": "unet_bundle.training.WeightAverage",
+            "network": "@network",
+            "evaluator": "@validate::evaluator",
+            "decay": "@ema_decay",
+        },
         "train": {
             "deterministic_transforms": loading(plan, ["image", "label"]),
             "spatial": spatial(plan),
@@ -106,6 +136,7 @@ def train_config(plan: Plan) -> Config:
                 "persistent_workers": "$@num_workers > 0",
                 "pin_memory": "$@device.type == 'cuda'",
                 "collate_fn": {"_target_": "unet_bundle.training.collate", "_mode_": "callable"},
+                "worker_init_fn": {"_target_": "unet_bundle.training.start_worker", "_mode_": "callable"},
             },
             "prepare_batch": {
                 "_target_": "unet_bundle.training.PrepareBatch",
@@ -115,12 +146,21 @@ def train_config(plan: Plan) -> Config:
             "inferer": {"_target_": "SimpleInferer"},
             "postprocessing": {"_target_": "Compose", "transforms": [_decision(plan)]},
             "key_metric": mean_dice(plan, "train"),
+            "step": {"_target_": "unet_bundle.training.TrainStep", "precision": "@precision", "seed": "@seed"},
+            "log": {
+                "_target_": "unet_bundle.training.TrainingLog",
+                "evaluator": "@validate::evaluator",
+                "folder": "@output_dir",
+            },
             "handlers": [
                 {
                     "_target_": "unet_bundle.training.LearningRate",
                     "optimizer": "@optimizer",
                     "peak": "@learning_rate",
+                    "warmup_iterations": "@warmup_iterations",
+                    "schedule": "@schedule",
                 },
+                {"_target_": "unet_bundle.training.shared_handler", "handler": "@average"},
                 {
                     "_target_": "ValidationHandler",
                     "validator": "@validate::evaluator",
@@ -133,10 +173,11 @@ def train_config(plan: Plan) -> Config:
                     "evaluator": "@validate::scorer",
                     "val_interval": "@val_interval",
                 },
+                {"_target_": "unet_bundle.training.shared_handler", "handler": "@train::log"},
                 {
-                    "_target_": "unet_bundle.training.TrainingLog",
+                    "_target_": "unet_bundle.training.EarlyStop",
                     "evaluator": "@validate::evaluator",
-                    "folder": "@output_dir",
+                    "epochs": "@early_stop_epochs",
                 },
                 {
                     "_target_": "unet_bundle.training.RunCheckpoints",
@@ -145,7 +186,12 @@ def train_config(plan: Plan) -> Config:
                     "evaluator": "@validate::evaluator",
                     "folder": "@output_dir",
                     "interval": "@val_interval",
-                    "resume": "@resume",
+                    "resume": "@goes_on",
+                    "average": "@average",
+                    "step": "@train::step",
+                    "log": "@train::log",
+                    "save_minutes": "@save_minutes",
+                    "keep_every": "@keep_every",
                 },
                 {
                     "_target_": "unet_bundle.training.PublishModel",
@@ -163,6 +209,7 @@ def train_config(plan: Plan) -> Config:
                     "inference_config": "$@bundle_root + '/configs/inference.json'",
                     "trained_on": "@train::dataset::data",
                     "validated_on": "@validate::dataset::data",
+                    "average": "@average",
                 },
                 {"_target_": "unet_bundle.training.Progress", "description": "Training"},
                 {
@@ -172,6 +219,7 @@ def train_config(plan: Plan) -> Config:
                     "tag_name": "train_loss",
                     "output_transform": "$lambda output: output[0]['loss']",
                 },
+                _mlflow(done=True),
             ],
             "trainer": {
                 "_target_": "SupervisedTrainer",
@@ -183,11 +231,7 @@ def train_config(plan: Plan) -> Config:
                 "loss_function": "@loss",
                 "prepare_batch": "@train::prepare_batch",
                 "inferer": "@train::inferer",
-                "iteration_update": {
-                    "_target_": "unet_bundle.training.TrainStep",
-                    "precision": "@precision",
-                    "seed": "@seed",
-                },
+                "iteration_update": "@train::step",
                 "postprocessing": "@train::postprocessing",
                 "key_train_metric": "@train::key_metric",
                 "train_handlers": "@train::handlers",
@@ -225,14 +269,17 @@ def train_config(plan: Plan) -> Config:
                     "writer": "@events",
                     "num_classes": "@num_classes",
                 },
+                {
+                    "_target_": "unet_bundle.training.ConfusionPicture",
+                    "writer": "@events",
+                    "num_classes": "@num_classes",
+                },
+                _mlflow(done=False),
             ],
             "evaluator": _evaluator({"key_val_metric": "@validate::key_metric", "val_handlers": "@validate::handlers"}),
             "scorer": _evaluator({"key_val_metric": mean_dice(plan, "val")}),
         },
-        "initialize": [
-            *STARTED,
-            {"_target_": "monai.utils.set_determinism", "seed": "@seed"},
-        ],
+        "initialize": [*STARTED, *READY],
         "run": ["$@train::trainer.run()"],
     }
 
@@ -275,6 +322,17 @@ def _evaluator(scoring: Config) -> Config:
     }
 
 
+def _mlflow(done: bool) -> Config:
+    """Where MLflow is asked for: metrics of an engine; `done` if its end is that of the run."""
+    return {
+        "_target_": "unet_bundle.training.mlflow_handler",
+        "_disabled_": f"$@mlflow_uri is None or ({OTHER_PROCESS.removeprefix('$')})",
+        "uri": "@mlflow_uri",
+        "folder": "@output_dir",
+        "done": done,
+    }
+
+
 def multi_gpu_train_config() -> Config:
     """``multi_gpu_train.json``: laid over train.json, for torchrun."""
     return {
@@ -287,6 +345,6 @@ def multi_gpu_train_config() -> Config:
         },
         "validate::sampler": uneven_shares("@validate::dataset"),
         "validate::dataloader::sampler": "@validate::sampler",
-        "initialize": [*JOINED, {"_target_": "monai.utils.set_determinism", "seed": "@seed"}],
+        "initialize": [*JOINED, *READY],
         "finalize": ["$torch.distributed.destroy_process_group()"],
     }
