@@ -18,6 +18,7 @@ from unet_bundle.evaluation.metrics import ClassScores, case_scores
 from unet_bundle.evaluation.report import as_table, describe, score_report
 from unet_bundle.evaluation.scores import dice_table
 from unet_bundle.io import LoadImaged, find_cases
+from unet_bundle.transforms import region_masks
 
 LABELS = {"background": 0, "vessel": 3, "lobe": 1, "bean": 2}
 CLASSES = ["lobe", "bean", "vessel"]
@@ -223,6 +224,96 @@ def test_what_no_class_can_be_is_empty_in_both_files(cases, tmp_path):
     report = scored([blank], tmp_path)
     assert report["cases"]["phantom_001"]["vessel"] is None
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].endswith(",")
+
+
+# --- unlabelled voxels and regions ------------------------------------------------------------------------------
+
+REGIONS = {"organs": [1, 2], "bean": [2], "vessel": [3]}
+
+
+def sparse(item: dict[str, MetaTensor], step: int = 3, value: int = 4) -> MetaTensor:
+    """The label of a case with one slice in `step` labelled."""
+    label = item["label"].clone()
+    label[..., [i for i in range(label.shape[-1]) if i % step]] = value
+    return label
+
+
+def test_what_is_predicted_where_nobody_labelled_counts_nowhere(cases, tmp_path):
+    label = sparse(cases[0])
+    ignored = label.as_tensor() == 4
+    other = cases[0]["pred"].clone()
+    other[ignored] = 3
+    reports = [
+        scored([{**cases[0], "label": label, "pred": pred}], tmp_path / str(number), ignore_index=4, worst_cases=1)
+        for number, pred in enumerate((cases[0]["pred"], other))
+    ]
+    assert reports[0] == reports[1]
+    counted = ~ignored.numpy()
+    expected = by_definition(cases[0]["pred"].numpy()[counted][None], label.numpy()[counted][None], 4)
+    assert list(reports[0]["cases"]["phantom_001"].values()) == pytest.approx(expected, abs=1e-6)
+    assert (tmp_path / "0" / "worst_1_phantom_001.png").read_bytes() == (
+        tmp_path / "1" / "worst_1_phantom_001.png"
+    ).read_bytes()
+
+
+def test_surfaces_of_labelled_slices_are_their_outlines():
+    """One slice in three is labelled: distances are those of the slices by themselves, not of their faces."""
+    label = np.zeros((20, 20, 9), np.uint16)
+    label[5:15, 5:15] = 1
+    prediction = np.zeros_like(label)
+    prediction[7:15, 5:15] = 1
+    counted = np.zeros(label.shape, dtype=bool)
+    counted[..., 1::3] = True
+    (in_slices,) = case_scores(prediction, label, 2, np.eye(4), counted=counted)
+    (plane,) = case_scores(prediction[..., 0], label[..., 0], 2, np.eye(4))
+    assert in_slices.hd95 == pytest.approx(plane.hd95)
+    assert in_slices.surface_dice == pytest.approx(plane.surface_dice)
+    assert in_slices.volume_difference == pytest.approx(-3 * 20 / 1000)
+
+
+def test_a_surface_that_nobody_labelled_has_no_distance():
+    label = np.ones((8, 8, 8), np.uint16)
+    counted = np.zeros(label.shape, dtype=bool)
+    counted[2:6, 2:6, 2:6] = True
+    (scores,) = case_scores(np.roll(label, 0), label, 2, np.eye(4), counted=counted)
+    assert scores == ClassScores(dice=1.0, hd95=None, surface_dice=None, volume_difference=0.0, one_sided=0.0)
+
+
+def test_regions_are_scored_against_the_label_file(cases, tmp_path):
+    report = scored(cases, tmp_path / "labels", regions=REGIONS, surface_tolerance={"organs": 2.0})
+    for name, item in zip(report["cases"], cases, strict=True):
+        pred, label = item["pred"].numpy(), item["label"].numpy()
+        for region, values in REGIONS.items():
+            (expected,) = by_definition(np.isin(pred, values), np.isin(label, values), 2)
+            assert report["cases"][name][region] == pytest.approx(expected, abs=1e-6)
+    assert report["metrics"]["surface_dice"]["tolerance_mm"] == {"organs": 2.0, "bean": 1.0, "vessel": 1.0}
+
+    channels = [
+        {**item, "pred": MetaTensor(region_masks(item["pred"].as_tensor(), REGIONS), meta=dict(item["pred"].meta))}
+        for item in cases
+    ]
+    assert scored(channels, tmp_path / "channels", regions=REGIONS, surface_tolerance={"organs": 2.0}) == report
+
+
+def test_the_mean_of_the_run_leaves_out_unlabelled_voxels_and_takes_regions(cases):
+    items = [{**item, "label": sparse(item)} for item in cases]
+    for options, parts in (({}, {"lobe": [1], "bean": [2], "vessel": [3]}), ({"regions": REGIONS}, REGIONS)):
+        engine = Engine(lambda _engine, batch: batch)
+        MeanDice(4, ignore_index=4, **options).attach(engine, "dice")
+        engine.run([items])
+        expected = []
+        for item in items:
+            counted = item["label"].numpy() != 4
+            pred, label = (item[key].numpy()[counted][None] for key in ("pred", "label"))
+            expected += [by_definition(np.isin(pred, part), np.isin(label, part), 2)[0] for part in parts.values()]
+        assert engine.state.metrics["dice"] == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_a_case_that_nobody_labelled_has_no_scores(cases, tmp_path):
+    label = torch.full_like(cases[0]["label"], 4)
+    report = scored([{**cases[0], "label": label}, cases[1]], tmp_path, ignore_index=4)
+    assert report["cases"]["phantom_001"] == dict.fromkeys(CLASSES)
+    assert report["classes"] == report["cases"]["phantom_002"]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------

@@ -80,3 +80,16 @@ def test_units_are_not_mixed_in_one_file(tmp_path: Path):
 def test_any_type_of_label_map_is_counted(dtype: torch.dtype, tmp_path: Path):
     item = label_map("a", (10, 10, 5), np.eye(4), of_1=12)
     assert measured(tmp_path, item.to(dtype))[1] == "a,lobe,0.012000,12"
+
+
+def test_regions_are_measured_of_a_label_map_or_of_their_channels(tmp_path: Path):
+    regions = {"both": [1, 2], "vessel": [2]}
+    item = label_map("a", (10, 10, 5), np.eye(4), of_1=12, of_2=5)
+    channels = MetaTensor(torch.cat([item > 0, item == 2]), meta=dict(item.meta))
+    for pred in (item, channels):
+        handler = SaveVolumes(LABELS, str(tmp_path), regions)
+        engine: Any = SimpleNamespace(state=SimpleNamespace(output=[{"pred": pred}]))
+        handler._start(engine)
+        handler._measure(engine)
+        lines = (tmp_path / "volumes.csv").read_text().splitlines()[1:]
+        assert lines == ["a,both,0.017000,17", "a,vessel,0.005000,5"]

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.inferers import ScanInferer
-from unet_bundle.transforms import ResampleToSpacingd
+from unet_bundle.transforms import ResampleToSpacingd, paint_regions
 from unet_bundle.transforms.edge_aligned import resample_edge_aligned
 
 ROI = (16, 24, 16)
@@ -110,6 +110,17 @@ def test_overlapping_regions_are_thresholded(network: torch.nn.Module) -> None:
     different = (masks[0].as_subclass(torch.Tensor) > 0) != (scores > 0)
     assert masks.shape == (1, 6, 50, 60, 40)
     assert not (different & (scores.abs() > 1e-4)).any()
+
+
+def test_regions_are_painted_as_if_their_channels_were(network: torch.nn.Module) -> None:
+    names = dict(zip("abcdef", [[1, 2, 3, 4, 5, 6], [2, 3, 4], [3, 4], [4, 5], [5], [6]], strict=True))
+    batch, _ = prepared(scan("LPI", (1.3, 0.7, 2.0), (24, 40, 15)), PREPROCESSING)
+    arguments = {"roi_size": ROI, "overlap": 0.5, "mode": "gaussian"}
+    channels = ScanInferer(**arguments, output="regions")(batch, network)[0]
+    painted = ScanInferer(**arguments, regions=names)(batch, network)[0]
+    assert painted.shape == (1, 24, 40, 15)
+    assert torch.equal(painted[0].long().as_tensor(), paint_regions(channels.as_tensor() > 0, [1, 2, 3, 4, 5, 6]))
+    assert len(painted.unique()) == 7
 
 
 def test_what_was_cropped_away_is_background() -> None:

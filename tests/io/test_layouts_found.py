@@ -108,6 +108,18 @@ def test_the_first_nnunet_lists_images_without_their_channels(make):
     assert pairs(folder)[0][0] == ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz"]
 
 
+def test_a_case_that_lacks_a_channel_is_kept_by_choice(make):
+    folder = make(nnunet_files("a", "b"), NNUNET)
+    (folder / "imagesTr" / "b_0000.nii.gz").unlink()
+    whole, lacking = find_cases(folder, missing_channels="zero")
+    assert "missing_channels" not in whole
+    assert lacking["missing_channels"] == [0]
+    assert lacking["image"] == [str(folder / "imagesTr" / "b_0001.nii.gz")]
+    assert case_name(lacking["image"]) == "b"
+    with pytest.raises(ConfigError, match="missing_channels is 'none': it must be one of refuse, zero"):
+        find_cases(folder, missing_channels="none")
+
+
 def test_a_missing_and_a_surplus_channel_are_refused(make):
     folder = make(nnunet_files("a", "b"), NNUNET)
     (folder / "imagesTr" / "b_0001.nii.gz").unlink()

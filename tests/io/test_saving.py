@@ -160,6 +160,32 @@ def test_channels_of_the_scan_are_no_axis_of_its_label_map(write_nifti, labels, 
     np.testing.assert_array_equal(np.asarray(result.dataobj), labels)
 
 
+@pytest.mark.parametrize("kind", ["oblique", "trailing_axis", "nifti2"])
+def test_regions_are_channels_of_one_file_on_the_grid_of_the_scan(write_nifti, labels, tmp_path, kind):
+    path = make_input(write_nifti, labels, kind)
+    image = LoadImaged(keys="image")({"image": path})["image"]
+    regions = torch.cat([image > 0, image == 2]).to(torch.uint8)
+    SaveImaged(keys="pred", output_dir=tmp_path / "out", region_channels=True)({"pred": regions})
+    result, source = nib.load(tmp_path / "out" / f"{kind}_seg.nii.gz"), nib.load(path)
+    assert result.shape == (*labels.shape, 2)
+    for field in GEOMETRY:
+        np.testing.assert_array_equal(result.header[field], source.header[field])
+    np.testing.assert_allclose(result.header["pixdim"][:4], source.header["pixdim"][:4])
+    np.testing.assert_array_equal(np.asarray(result.dataobj), np.stack([labels > 0, labels == 2], axis=-1))
+    again = LoadImaged(keys="pred", channels=2)({"pred": tmp_path / "out" / f"{kind}_seg.nii.gz"})["pred"]
+    assert torch.equal(again.as_tensor(), regions.as_tensor().float())
+    assert torch.allclose(again.affine, image.affine)
+
+
+@pytest.mark.parametrize("output_format", ["nrrd", "seg.nrrd"])
+def test_regions_as_channels_are_refused_by_other_formats(write_nifti, tmp_path, output_format):
+    image = LoadImaged(keys="pred")({"pred": write_nifti()})["pred"]
+    save = SaveImaged(keys="pred", output_dir=tmp_path / "out", output_format=output_format, region_channels=True)
+    with pytest.raises(ConfigError, match=r"region_channels needs NIfTI.*set output_format to 'nifti'"):
+        save({"pred": torch.cat([image > 0, image > 1])})
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_more_than_256_classes_need_uint16(write_nifti, labels, tmp_path):
     image = LoadImaged(keys="pred")({"pred": write_nifti(data=labels.astype(np.int16) * 200)})
     with pytest.raises(ConfigError, match=r"label values 0.0 to 400.0 do not fit uint8: set SaveImaged's dtype"):

@@ -5,18 +5,21 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.transforms import Compose
 
+from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
 from unet_bundle.planning.bundle import to_json
 from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.plan import Plan, make_plan
 from unet_bundle.planning.template import configs
-from unet_bundle.runtime import COMPONENT_KEYS, check_keys
+from unet_bundle.runtime import COMPONENT_KEYS, check_keys, our_error
 
 RUNS = {
     "train": ["train.json"],
@@ -58,6 +61,7 @@ def fingerprint(spacing: list[float], shape: list[int], card: TaskCard) -> dict[
         "orientations": {"RAS": 40},
         "intensities": [statistics] * len(card.modality),
         "labels": {name: {"voxels": 1000, "ml": 1.0} for name in card.labels},
+        **({} if card.ignore is None else {"ignored": 0.8}),
     }
 
 
@@ -68,13 +72,19 @@ def plan(kind: str) -> Plan:
         task, spacing, shape = card(modality=["CT", "MRI"]), [0.8, 0.8, 5.0], [320, 320, 24]
     elif kind == "left and right":
         task, spacing, shape = card(left_right_pairs=[["left", "right"]]), [1.0, 1.0, 1.0], [96, 96, 96]
+    elif kind == "sparse regions":
+        regions = {"both": [1, 2], "right": [2]}
+        task, spacing, shape = card(ignore=9, regions=regions), [1.0, 1.0, 1.0], [96, 96, 96]
+    elif kind == "sparse slices":
+        task = card(ignore=9, overrides={"configuration": "2d"})
+        spacing, shape = [1.0, 1.0, 4.0], [96, 96, 30]
     else:
         task = card(labels={"background": 0, **{f"organ_{i}": i for i in range(1, 300)}})
         spacing, shape = [3.0, 3.0, 3.0], [64, 64, 64]
     return make_plan(fingerprint(spacing, shape, task), task, "24GB")
 
 
-KINDS = ("2D", "thick slices, CT and MR", "left and right", "300 classes")
+KINDS = ("2D", "thick slices, CT and MR", "left and right", "300 classes", "sparse regions", "sparse slices")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -181,7 +191,8 @@ def test_the_network_takes_the_patch_and_gives_every_class(any_plan):
     network = ConfigParser({"network": definition}).get_parsed_content("network").eval()
     with torch.no_grad():
         logits = network(torch.zeros(1, any_plan.in_channels, *any_plan.patch_size))
-    assert logits.shape == (1, len(any_plan.labels), *any_plan.patch_size)
+    outputs = any_plan.labels if any_plan.regions is None else any_plan.regions
+    assert logits.shape == (1, len(outputs), *any_plan.patch_size)
 
 
 def test_random_transforms_give_patches_of_the_plans_size(any_plan):
@@ -189,6 +200,8 @@ def test_random_transforms_give_patches_of_the_plans_size(any_plan):
     transform = parser.get_parsed_content("train::random_transforms", instantiate=True)
     transform = Compose([parser.get_parsed_content(f"train::random_transforms::{i}") for i in range(len(transform))])
     shape = [size + 7 if axis == 0 else max(size - 5, 3) for axis, size in enumerate(any_plan.patch_size)]
+    if any_plan.slice_axis is not None:
+        shape.insert(any_plan.slice_axis, 5)
     label = torch.zeros(1, *shape)
     label[:, 1:3, 1:3] = 2
     for seed in range(4):
@@ -261,3 +274,54 @@ def test_dicom_of_another_modality_is_refused_where_the_card_states_one_that_dic
     assert config["dicom"]["modality"] == dicom
     assert config["preprocessing"]["transforms"][0]["dicom"] == "@dicom"
     assert config["dataset"]["data"]["dicom"] == "@dicom"
+
+
+def two_channels(folder: Path, **overrides: Any) -> dict[str, Any]:
+    """The configs for scans of two channels, and a folder with one whole scan and one that lacks its first channel."""
+    rng = np.random.default_rng(0)
+    for name in ("a_0000", "a_0001", "b_0001"):
+        nib.save(
+            nib.Nifti1Image(rng.normal(size=(12, 14, 10)).astype(np.float32), np.eye(4)), folder / f"{name}.nii.gz"
+        )
+    task = card(modality=["T1", "T2"], overrides=overrides)
+    return configs(make_plan(fingerprint([1.0, 1.0, 1.5], [64, 64, 64], task), task))
+
+
+def test_a_scan_that_lacks_a_channel_is_refused_by_name_or_read_with_zeros_by_choice(tmp_path, caplog):
+    config = two_channels(tmp_path)["inference.json"]
+    assert config["missing_channels"] == "refuse"
+    for choice, message in (
+        ("refuse", "b lacks its channel b_0000, 2 are needed"),
+        ("zeros", "is 'zeros': it must be"),
+    ):
+        parser = ConfigParser({**config, "dataset_dir": str(tmp_path), "missing_channels": choice})
+        with pytest.raises(RuntimeError) as refused:
+            parser.get_parsed_content("dataset")
+        assert message in str(our_error(refused.value))
+
+    parser = ConfigParser({**config, "dataset_dir": str(tmp_path), "missing_channels": "zero"})
+    whole, lacking = (batch["image"][0] for batch in parser.get_parsed_content("dataloader"))
+    assert whole.shape[0] == lacking.shape[0] == 2
+    assert all(channel.any() for channel in whole)
+    assert not lacking[0].any()
+    assert lacking[1].std() == pytest.approx(1, abs=0.1)
+    assert "b lacks channel 0: it counts as zero" in caplog.text
+    assert Path(lacking.meta["filename_or_obj"]).name == "b.nii.gz"
+
+
+def test_channels_are_dropped_in_training_by_choice(tmp_path):
+    train = two_channels(tmp_path, channel_dropout=0.9)["train.json"]
+    assert train["channel_dropout"] == 0.9
+    intensity = ConfigParser(train).get_parsed_content("train::intensity")
+    images = [intensity.set_random_state(seed)({"image": torch.rand(2, 8, 8, 8) + 1})["image"] for seed in range(20)]
+    dropped = [[not channel.any() for channel in image] for image in images]
+    assert not any(all(each) for each in dropped)
+    assert sum(map(any, dropped)) > 15
+    assert two_channels(tmp_path)["train.json"]["channel_dropout"] == 0.0
+
+
+@pytest.mark.parametrize("modality", [["MRI"], ["red", "green", "blue"]])
+def test_a_dropout_of_the_only_picture_is_refused(modality):
+    task = card(modality=modality, overrides={"channel_dropout": 0.2})
+    with pytest.raises(ConfigError, match="channel_dropout under overrides in the task card must be a share"):
+        make_plan(fingerprint([1.0, 1.0, 1.0], [64, 64, 64], task), task)

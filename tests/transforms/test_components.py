@@ -58,3 +58,10 @@ def test_several_steps_and_a_class_that_is_absent(labels: MetaTensor) -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="must be classes above 0"):
         CleanLabelsd("pred", **wrong)  # type: ignore[arg-type]
+
+
+def test_channels_of_regions_are_no_label_map(labels: MetaTensor) -> None:
+    channels = {"pred": torch.cat([labels, labels])}
+    assert CleanLabelsd("pred")(channels)["pred"] is channels["pred"]
+    with pytest.raises(ConfigError, match="not on 2 channels: set region_channels to false"):
+        CleanLabelsd("pred", keep_largest=[1])(channels)

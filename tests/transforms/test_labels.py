@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, Orientationd
 
 from unet_bundle.errors import ConfigError, InputError
-from unet_bundle.transforms import CheckLabelsd, LabelValues, MergeLabelsd
+from unet_bundle.transforms import CheckLabelsd, LabelValues, MergeLabelsd, RandSpatiald, ResampleToSpacingd
 
 
 def label_map(*values: float) -> MetaTensor:
@@ -60,3 +61,38 @@ def test_a_value_of_no_class_is_refused_unless_the_rest_is_given_to_one(value):
 def test_lists_that_cannot_be_are_refused_at_once(values, message):
     with pytest.raises(ConfigError, match=message):
         LabelValues(values)
+
+
+def test_one_value_more_passes_where_nobody_labelled():
+    check = CheckLabelsd("label", num_classes=3, ignore_index=3)
+    assert torch.equal(check({"label": label_map(0, 2, 3)})["label"], label_map(0, 2, 3))
+    with pytest.raises(InputError, match="value 4"):
+        check({"label": label_map(0, 3, 4)})
+
+
+def test_unlabelled_voxels_stay_so_through_turning_resampling_and_deformation():
+    """Slice 2 of 6 is labelled: what becomes of the others is never a class, whatever is done to the grid."""
+    voxels = torch.full((1, 20, 20, 6), 9.0)
+    voxels[..., 2] = 0.0
+    voxels[:, 5:15, 5:15, 2] = 1.0
+    affine = torch.diag(torch.tensor([-1.0, 1.0, 3.0, 1.0], dtype=torch.float64))
+    item = {"label": MetaTensor(voxels, affine=affine), "image": MetaTensor(torch.rand(1, 20, 20, 6), affine=affine)}
+    prepared = Compose(
+        [
+            MergeLabelsd("label", [[0], [1], [9]]),
+            CheckLabelsd("label", num_classes=2, ignore_index=2),
+            Orientationd(["image", "label"], axcodes="RAS", labels=None),
+            ResampleToSpacingd(["image", "label"], [0.8, 1.3, 2.0], mode=["bilinear", "nearest"]),
+        ]
+    )(item)
+    labelled = (prepared["label"] != 2).float().mean()
+    assert set(prepared["label"].unique().tolist()) == {0.0, 1.0, 2.0}
+    assert labelled == pytest.approx(1 / 6, abs=0.06)
+    spatial = RandSpatiald(
+        ["image", "label"], (12, 10, 6), mode=["bilinear", "nearest"], rotate_range=[30.0] * 3, rotate_prob=1.0,
+        zoom_range=[0.7, 1.4], zoom_prob=1.0, elastic_prob=1.0, elastic_sd=1.0, elastic_spacing=8.0,
+        flip_axes=[0, 1, 2], swapped_labels=[[0, 1]],
+    )  # fmt: skip
+    values = [spatial.set_random_state(seed)(prepared)["label"] for seed in range(10)]
+    assert set(torch.cat(values).unique().tolist()) == {0.0, 1.0, 2.0}
+    assert all((value == 2).any() for value in values)

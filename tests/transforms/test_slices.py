@@ -106,6 +106,21 @@ def test_a_patch_of_the_slice_lies_round_the_organ_that_was_drawn(scan):
         assert "label_indices" not in item
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_where_labels_are_sparse_only_labelled_slices_come_up(scan, share):
+    sparse = torch.full_like(scan["label"], 3)
+    sparse[:, :, :, ::5] = scan["label"][:, :, :, ::5]
+    draw = RandSliced(["image", "label"], 2, "label_indices", share, labelled_only=True).set_random_state(1)
+    numbers = set()
+    for _ in range(60):
+        item = draw(with_indices({**scan, "label": sparse}))
+        numbers.add(int(item["image"].flatten()[0]))
+        voxels = np.concatenate(item["label_indices"])
+        assert len(voxels)
+        assert not (item["label"].flatten()[torch.as_tensor(voxels)] == 3).any()
+    assert numbers == {0, 5}
+
+
 @pytest.mark.parametrize(("axis", "share", "message"), [(3, 0.5, "0, 1 or 2"), (2, 1.5, "from 0 to 1")])
 def test_settings_that_cannot_be_are_refused(axis, share, message):
     with pytest.raises(ConfigError, match=message):

@@ -176,6 +176,28 @@ def test_a_case_without_labels_is_cropped_anywhere(scan: dict[str, torch.Tensor]
     assert patches(scan)["image"].shape == (1, *PATCH)
 
 
+def test_where_labels_are_sparse_every_patch_shows_some_and_organs_come_up_as_before(
+    scan: dict[str, torch.Tensor],
+) -> None:
+    ignored = 3
+    sparse = torch.full_like(scan["label"], ignored)
+    sparse[:, 22:24, 20:22, 16:21] = scan["label"][:, 22:24, 20:22, 16:21]
+    draw = Compose(
+        [
+            ClassesToIndicesd("label", indices_postfix="_indices", num_classes=3),
+            RandSpatiald(["image", "label"], (9, 9, 5), mode=["bilinear", "nearest"], indices_key="label_indices",
+                         foreground_fraction=0.3, labelled_only=True),
+        ]
+    )  # fmt: skip
+    middles = []
+    for seed in range(60):
+        label = draw.set_random_state(seed)({**scan, "label": sparse})["label"]
+        assert (label != ignored).any(), "nothing is to be learnt from this patch"
+        middles.append(int(label[0, 4, 4, 2]))
+    assert ignored in label
+    assert {0, 2} <= set(middles), "organs and background"
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [

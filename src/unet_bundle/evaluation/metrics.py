@@ -39,6 +39,8 @@ ABSENT = (
 class ClassScores(NamedTuple):
     """How well one class of one case was found; all None where it is in neither label nor prediction.
 
+    The distances are None, too, where all of one surface lies between voxels of which some do not count.
+
     Attributes:
         dice: overlap, 0 to 1.
         hd95: 95th percentile of the Hausdorff distance in mm: of both directions the larger.
@@ -60,6 +62,7 @@ def case_scores(
     num_classes: int,
     affine: npt.ArrayLike,
     tolerances: Sequence[float] | None = None,
+    counted: npt.NDArray[np.bool_] | None = None,
 ) -> list[ClassScores]:
     """Scores of each class of a case but the background.
 
@@ -69,6 +72,8 @@ def case_scores(
         num_classes: number of classes, background included.
         affine: 4x4, voxel index to mm; its spacing counts, and its shear, if it has one.
         tolerances: mm for the surface Dice, one a class without the background; 1 mm each if None.
+        counted: which voxels were labelled, the same shape; the others count nowhere, and no surface lies between one
+            of them and another voxel. None: all.
 
     Returns:
         One entry a class. See `ABSENT` for classes that are missing.
@@ -76,29 +81,34 @@ def case_scores(
     matrix = np.asarray(affine, dtype=np.float64)
     axes = label.ndim
     voxel = float(abs(np.linalg.det(matrix[:axes, :axes]))) / (1000 if axes > 2 else 1)
+    if counted is not None:
+        prediction, label = prediction * counted, label * counted
     limits = [SURFACE_TOLERANCE_MM] * (num_classes - 1) if tolerances is None else tolerances
     found, true, common = class_counts(prediction, label, num_classes)
-    surfaces = zip(_surfaces(prediction, num_classes, matrix), _surfaces(label, num_classes, matrix), strict=True)
+    ours, theirs = (_surfaces(each, num_classes, matrix, counted) for each in (prediction, label))
     scores = []
-    for index, ((ours, theirs), tolerance) in enumerate(zip(surfaces, limits, strict=True), start=1):
+    for index, (one, other, tolerance) in enumerate(zip(ours, theirs, limits, strict=True), start=1):
         difference = (found[index] - true[index]) * voxel
         if not found[index] and not true[index]:
             scores.append(ClassScores())
         elif not found[index] or not true[index]:
             scores.append(ClassScores(0.0, _diagonal(label.shape, matrix), 0.0, difference, 1.0))
         else:
-            there, back = KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
-            within = sum(np.count_nonzero(distances <= tolerance + SLACK_MM) for distances in (there, back))
-            scores.append(
-                ClassScores(
-                    dice=2 * common[index] / (found[index] + true[index]),
-                    hd95=float(max(np.percentile(there, PERCENTILE), np.percentile(back, PERCENTILE))),
-                    surface_dice=int(within) / (len(there) + len(back)),
-                    volume_difference=difference,
-                    one_sided=0.0,
-                )
-            )
+            dice = 2 * common[index] / (found[index] + true[index])
+            scores.append(ClassScores(dice, *_distances(one, other, tolerance), difference, 0.0))
     return scores
+
+
+def _distances(
+    one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], tolerance: float
+) -> tuple[float | None, float | None]:
+    """HD95 and surface Dice of two surfaces, arrays [points, 3] in mm; None if one has no points."""
+    if not len(one) or not len(other):
+        return None, None
+    there, back = KDTree(other).query(one)[0], KDTree(one).query(other)[0]
+    within = sum(np.count_nonzero(distances <= tolerance + SLACK_MM) for distances in (there, back))
+    hd95 = float(max(np.percentile(there, PERCENTILE), np.percentile(back, PERCENTILE)))
+    return hd95, int(within) / (len(there) + len(back))
 
 
 def dice_scores(prediction: npt.NDArray[Any], label: npt.NDArray[Any], num_classes: int) -> list[float | None]:
@@ -121,7 +131,10 @@ def class_counts(
 
 
 def _surfaces(
-    label: npt.NDArray[Any], num_classes: int, affine: npt.NDArray[np.float64]
+    label: npt.NDArray[Any],
+    num_classes: int,
+    affine: npt.NDArray[np.float64],
+    counted: npt.NDArray[np.bool_] | None = None,
 ) -> list[npt.NDArray[np.float64]]:
     """Surface voxels of each class but the background, all in one pass over the label map.
 
@@ -134,6 +147,9 @@ def _surfaces(
     for axis in (axis for axis, side in enumerate(label.shape) if side > 1):
         values, marks = np.moveaxis(label, axis, 0), np.moveaxis(edge, axis, 0)
         differ = values[1:] != values[:-1]
+        if counted is not None:
+            known = np.moveaxis(counted, axis, 0)
+            differ &= known[1:] & known[:-1]
         marks[1:] |= differ
         marks[:-1] |= differ
         marks[[0, -1]] = True

@@ -27,6 +27,7 @@ from unet_bundle.geometry import as_4x4, grid_difference
 from unet_bundle.io import case_name
 from unet_bundle.io.files import write_text
 from unet_bundle.training.distributed import is_distributed
+from unet_bundle.transforms import Regions, paint_regions, painted_values, region_masks
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +37,35 @@ class MeanDice(monai.handlers.MeanDice):
 
     Args:
         num_classes: number of classes, background included.
+        ignore_index: value of voxels in labels that nobody labelled, which do not count; None if there are none.
+        regions: name of each region to the classes it is made of, whose mean it is then; None: the mean of the classes.
         output_transform: from the engine's output to (predictions, labels), class indices of shape [1, *spatial];
             the default takes ``"pred"`` and ``"label"``.
     """
 
-    def __init__(self, num_classes: int, output_transform: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int | None = None,
+        regions: Regions | None = None,
+        output_transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        taken = output_transform or from_engine(["pred", "label"])
+
+        def compared(output: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+            predictions, labels = taken(output)
+            if ignore_index is not None:
+                counted = [label != ignore_index for label in labels]
+                predictions = [each * mask for each, mask in zip(predictions, counted, strict=True)]
+                labels = [each * mask for each, mask in zip(labels, counted, strict=True)]
+            if regions is not None:
+                predictions, labels = ([region_masks(each, regions) for each in part] for part in (predictions, labels))
+            return predictions, labels
+
         super().__init__(
-            include_background=False,
-            num_classes=num_classes,
-            output_transform=output_transform or from_engine(["pred", "label"]),
+            include_background=regions is not None,
+            num_classes=num_classes if regions is None else None,
+            output_transform=compared,
         )
 
 
@@ -74,6 +95,10 @@ class SaveScores:
     Args:
         labels: name of each class and its value.
         output_dir: where the files go.
+        ignore_index: value of voxels in label files that nobody labelled and that count in no score; None if there are
+            none.
+        regions: name of each region to the classes it is made of: these are scored, also where the prediction has a
+            channel for each; None: the classes are.
         surface_tolerance: mm within which two surfaces agree: one for all classes or by name (others have 1 mm).
         worst_cases: how many of the cases of lowest mean Dice are drawn, as ``worst_1_<case>.png`` and so on.
         colors: red, green and blue (0 to 255) by name of a class for the pictures; the others get colours of their own.
@@ -86,11 +111,17 @@ class SaveScores:
         self,
         labels: Mapping[str, int],
         output_dir: str,
+        ignore_index: int | None = None,
+        regions: Regions | None = None,
         surface_tolerance: float | Mapping[str, float] = SURFACE_TOLERANCE_MM,
         worst_cases: int = 0,
         colors: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.classes = [name for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0]
+        self.num_classes = len(self.classes) + 1
+        self.ignore_index, self.regions = ignore_index, regions
+        if regions is not None:
+            self.classes = list(regions)
         self.tolerances = _tolerances(surface_tolerance, self.classes)
         self.folder = Path(output_dir)
         if worst_cases < 0:
@@ -143,10 +174,21 @@ class SaveScores:
             difference = grid_difference(item["pred"].shape[1:], grid, label.shape[1:], affine)
             if difference is not None:
                 raise InputError(f"{name}: image and label are not on one grid: {difference}; correct the label file.")
-            num_classes = len(self.classes) + 1
-            _check_values(label, num_classes, name)
-            prediction, truth = _classes(item["pred"]), _classes(label)
-            scores = case_scores(prediction, truth, num_classes, affine, self.tolerances)
+            _check_values(label, self.num_classes, self.ignore_index, name)
+            prediction, truth = self._label_map(item["pred"]), _classes(label)
+            counted = None
+            if self.ignore_index is not None:
+                counted = truth != self.ignore_index
+                prediction, truth = prediction * counted, truth * counted
+            if self.regions is None:
+                scores = case_scores(prediction, truth, self.num_classes, affine, self.tolerances, counted)
+            else:
+                channels = item["pred"] if len(item["pred"]) > 1 else region_masks(item["pred"], self.regions)
+                masks = zip(channels, region_masks(label, self.regions), self.tolerances, strict=True)
+                scores = [
+                    case_scores(_classes(found[None]), _classes(true[None]), 2, affine, [tolerance], counted)[0]
+                    for found, true, tolerance in masks
+                ]
             self._files.append(file)
             self._units.add(units_of(file, truth.ndim))
             self._rows.append(scores)
@@ -154,6 +196,11 @@ class SaveScores:
                 image = item["image"]
                 scan = shown_channels(image.detach().cpu().numpy()), _affine(image)
                 self.worst.offer(name, mean_of([row.dice for row in scores]), scan, (truth, affine), prediction)
+
+    def _label_map(self, prediction: torch.Tensor) -> npt.NDArray[np.uint16]:
+        if self.regions is not None and len(prediction) > 1:
+            prediction = paint_regions(prediction > 0, painted_values(self.regions))[None]
+        return _classes(prediction)
 
     def _write(self, engine: Engine) -> None:
         if self._missing is None:
@@ -220,7 +267,11 @@ def _affine(image: Any) -> npt.NDArray[np.float64]:
     return as_4x4(image.affine.detach().cpu().numpy())
 
 
-def _check_values(label: torch.Tensor, num_classes: int, name: str) -> None:
+def _check_values(label: torch.Tensor, num_classes: int, ignore_index: int | None, name: str) -> None:
+    if ignore_index is not None:
+        label = label[label != ignore_index]
+        if not label.numel():
+            return
     whole = bool((label == label.round()).all()) if label.is_floating_point() else True
     if whole and int(label.min()) >= 0 and int(label.max()) < num_classes:
         return

@@ -20,6 +20,7 @@ from unet_bundle.geometry import as_4x4
 from unet_bundle.io import case_name
 from unet_bundle.io.files import replacing
 from unet_bundle.training.distributed import is_distributed, is_main_process
+from unet_bundle.transforms import Regions
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +39,17 @@ class SaveVolumes:
     Args:
         labels: name of each class and its value; the background is left out.
         output_dir: where the file goes.
+        regions: name of each region to the classes it is made of: these are measured, of a label map or of a channel
+            for each; None: the classes are.
 
     Raises:
         ConfigError: when the run starts, if a ``volumes.csv`` is there that is none of ours, or when a scan is
             measured in another unit than those in it.
     """
 
-    def __init__(self, labels: Mapping[str, int], output_dir: str) -> None:
+    def __init__(self, labels: Mapping[str, int], output_dir: str, regions: Regions | None = None) -> None:
         self.labels = {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
+        self.regions = regions
         self.path = Path(output_dir) / FILE
         self._units: Units | None = None
         self._rows: dict[str, list[Row]] = {}
@@ -71,7 +75,7 @@ class SaveVolumes:
                     " another output folder."
                 )
             self._units = units
-            self._rows[name] = [(name, *row) for row in volumes(prediction, self.labels)]
+            self._rows[name] = [(name, *row) for row in volumes(prediction, self.labels, self.regions)]
         if not is_distributed():
             self._write()
 
@@ -107,22 +111,30 @@ class SaveVolumes:
         return units, _by_case(rows)
 
 
-def volumes(prediction: MetaTensor, labels: Mapping[str, int]) -> list[tuple[str, str, str]]:
+def volumes(
+    prediction: MetaTensor, labels: Mapping[str, int], regions: Regions | None = None
+) -> list[tuple[str, str, str]]:
     """Name, size and number of voxels of each class of a label map, as `SaveVolumes` writes them.
 
     Args:
-        prediction: class indices, shape [1, *spatial], on the scan's grid.
+        prediction: class indices, shape [1, *spatial], or 0 and 1 for each region, on the scan's grid.
         labels: name and value of each class wanted.
+        regions: name of each region to its classes, if these are wanted.
 
     Returns:
         One entry a class; its size in ml, for planes in mm², with six decimals.
     """
     affine = as_4x4(prediction.affine.detach().cpu().numpy())
     voxel = float(abs(np.linalg.det(affine[:3, :3]))) / (1000 if prediction.ndim > 3 else 1)
-    counts = np.zeros(max(labels.values(), default=0) + 1, np.int64)
-    for part in prediction[0].detach().as_subclass(torch.Tensor):  # slice by slice: bincount copies to 64 bits
-        counts += np.bincount(part.cpu().numpy().astype(np.int64).ravel(), minlength=len(counts))[: len(counts)]
-    return [(name, f"{counts[value] * voxel:.6f}", str(counts[value])) for name, value in labels.items()]
+    if regions is not None and len(prediction) > 1:
+        found = dict(zip(regions, (int(channel.count_nonzero()) for channel in prediction), strict=True))
+    else:
+        counts = np.zeros(max(labels.values(), default=0) + 1, np.int64)
+        for part in prediction[0].detach().as_subclass(torch.Tensor):  # slice by slice: bincount copies to 64 bits
+            counts += np.bincount(part.cpu().numpy().astype(np.int64).ravel(), minlength=len(counts))[: len(counts)]
+        parts = {name: [value] for name, value in labels.items()} if regions is None else regions
+        found = {name: int(sum(counts[value] for value in values)) for name, values in parts.items()}
+    return [(name, f"{count * voxel:.6f}", str(count)) for name, count in found.items()]
 
 
 def _head(units: Units) -> Row:

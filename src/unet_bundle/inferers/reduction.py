@@ -7,6 +7,7 @@ interpolated for the few voxels at borders only, and the answer is that of inter
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ import torch
 from unet_bundle.errors import ConfigError
 from unet_bundle.inferers.scan_grid import AxisMap, ScanGrid
 from unet_bundle.inferers.slabs import Slab
+from unet_bundle.transforms import paint_regions
 
 Decide = Callable[[torch.Tensor], torch.Tensor]
 """The answer, a whole number, for scores [classes, ...]."""
@@ -29,6 +31,11 @@ def regions(scores: torch.Tensor) -> torch.Tensor:
     """Which regions, that may overlap, have a score above 0 (probability above a half); a bit for each."""
     bits = 2 ** torch.arange(len(scores), device=scores.device).reshape(-1, *[1] * (scores.ndim - 1))
     return ((scores > 0) * bits).sum(dim=0)
+
+
+def painted(scores: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
+    """The label map of the regions that have a score above 0, painted in their order with `values`."""
+    return paint_regions(scores > 0, values)
 
 
 def completed(slab: Slab, grid: ScanGrid) -> tuple[AxisMap, ...]:
@@ -51,15 +58,20 @@ class Reduction:
     Args:
         shape: of the scan.
         output: ``"labels"`` or ``"regions"``.
+        values: with which regions are painted, where the labels are those of regions; see
+            `unet_bundle.transforms.painted_values`.
 
     Attributes:
         answer: of that shape, 0 where nothing was filled in; None before the first scores.
         classes: of the network.
     """
 
-    def __init__(self, shape: Sequence[int], output: str) -> None:
+    def __init__(self, shape: Sequence[int], output: str, values: Sequence[int] = ()) -> None:
         self.shape = tuple(shape)
         self.decide: Decide = {"labels": winner, "regions": regions}[output]
+        self.values = values
+        if output == "labels" and values:
+            self.decide = functools.partial(painted, values=values)
         self.output = output
         self.answer: torch.Tensor | None = None
         self.classes = 0
@@ -89,7 +101,7 @@ class Reduction:
         return torch.stack([(self.answer >> number & 1).to(torch.uint8) for number in range(self.classes)])
 
     def _smallest_type(self) -> torch.dtype:
-        largest = self.classes - 1 if self.output == "labels" else 2**self.classes - 1
+        largest = max(self.values, default=self.classes - 1) if self.output == "labels" else 2**self.classes - 1
         for kind in (torch.uint8, torch.int16, torch.int32, torch.int64):
             if largest <= torch.iinfo(kind).max:
                 return kind

@@ -31,6 +31,7 @@ from unet_bundle.inferers.slabs import Predict, SlabTooLargeError, fitting_strip
 from unet_bundle.inferers.windows import PaddedImage, WindowSettings
 from unet_bundle.memory import memory_limit
 from unet_bundle.precision import check_precision, resolve_precision
+from unet_bundle.transforms import Regions, painted_values
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class ScanInferer(Inferer):
         spatial_dim: axis across which a 2D network sees slices of a volume; None if it sees all axes.
         output: one of `OUTPUTS`. Probabilities and entropy are those of the interpolated scores, and lie in a temporary
             file: a scan at a time is never copied, and what reads it should do so class by class.
+        regions: of a network that has a score for each of several regions: name of each to the classes it is made of,
+            in the order in which they are painted to give labels; None for classes that exclude each other.
         activation: what makes probabilities of scores: ``"softmax"``, or ``"sigmoid"`` for regions, which may overlap.
         probability_type: of probabilities and entropy: ``"float16"``, or ``"uint8"`` for 255 times them.
         scratch_dir: folder of that file; None for the system's folder of temporary files, which may lie in memory.
@@ -94,6 +97,7 @@ class ScanInferer(Inferer):
         spatial_dim: int | None = None,
         *,
         output: str = "labels",
+        regions: Regions | None = None,
         activation: str = "softmax",
         probability_type: str = "float16",
         scratch_dir: str | None = None,
@@ -126,6 +130,7 @@ class ScanInferer(Inferer):
         if len(set(mirror_axes)) < len(mirror_axes) or not set(mirror_axes) <= {0, 1, 2}:
             raise ConfigError(f"mirror_axes must be different axes from 0 on, at most 2, not {mirror_axes!r}")
         self.output, self.memory, self.separate_slices = output, memory, separate_slices
+        self.painted = painted_values(regions) if regions else []
         self.activation, self.probability_type, self.scratch_dir = activation, probability_type, scratch_dir
         self.sw_batch_size, self.progress = sw_batch_size, progress
         self.precision = check_precision(precision)
@@ -144,8 +149,8 @@ class ScanInferer(Inferer):
             kwargs: for the network.
 
         Returns:
-            Shape [batch, 1, *spatial of the scan], whole numbers; for regions, and for probabilities of classes or
-            regions, [batch, regions or classes, *spatial of the scan].
+            Shape [batch, 1, *spatial of the scan], whole numbers; for output ``"regions"``, and for probabilities of
+            classes or regions, [batch, regions or classes, *spatial of the scan].
         """
         dtype = resolve_precision(self.precision, inputs.device)
         call = NetworkCall(
@@ -242,7 +247,7 @@ class ScanInferer(Inferer):
 
     def _reduction(self, shape: Sequence[int]) -> Reduction | Interpolation:
         if self.output in ("labels", "regions"):
-            return Reduction(shape, self.output)
+            return Reduction(shape, self.output, self.painted)
         return Interpolation(shape, self.output, self.activation, self.probability_type, self.scratch_dir)
 
 

@@ -11,14 +11,16 @@ from typing import Any
 
 import monai.transforms
 import numpy as np
+import torch
 from monai.config import DtypeLike
-from monai.data import ImageReader
+from monai.data import ImageReader, MetaTensor
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io.dicom import DicomSeriesReader
 from unet_bundle.io.dicom.sources import is_dicom_path
 from unet_bundle.io.dicom.study import DICOM_SERIES
 from unet_bundle.io.layouts import SUFFIXES, case_name
+from unet_bundle.io.layouts.survey import MISSING
 from unet_bundle.io.planes import RGB, Channels, PlaneReader, fit_colors, is_picture
 from unet_bundle.io.readers import NiftiReader
 from unet_bundle.io.volume_files import VolumeReader
@@ -27,6 +29,8 @@ from unet_bundle.stages import stage
 # MONAI's LoadImage makes all of its readers, also where ours replace them: what they lack is of no interest.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+
+logger = logging.getLogger(__name__)
 
 READERS: tuple[type[ImageReader], ...] = (NiftiReader, VolumeReader, PlaneReader, DicomSeriesReader)
 """One reader for each family of formats, asked in this order whether a file is theirs."""
@@ -44,7 +48,8 @@ class LoadImaged(monai.transforms.LoadImaged):
     The class has the name of MONAI's and passes for it, since hosts look for it. MONAI's keeps its default readers
     behind the one it is given, so that a file which one reader refuses is read, wrongly perhaps, by another; here
     nothing stands behind.
-    Keys of the dictionary other than `keys` pass through untouched.
+    Keys of the dictionary other than `keys` pass through untouched, but for ``missing_channels`` of `find_images`:
+    these channels are made of zeros, and the metadata name them.
 
     Args:
         keys: keys of the file paths to replace by images. A list of paths is stacked as channels.
@@ -97,7 +102,13 @@ class LoadImaged(monai.transforms.LoadImaged):
         """Replace each path by its image, a `MetaTensor` of shape [channels, *spatial]."""
         with stage("read"):
             loaded: dict[Hashable, Any] = super().__call__(data, reader)
+        missing: Sequence[int] = loaded.pop(MISSING, [])
         for key, channels in self.key_iterator(loaded, self.channels):
+            if missing and isinstance(data[key], (list, tuple)):
+                loaded[key] = _with_empty_channels(loaded[key], missing)
+                logger.warning(
+                    "%s lacks channel %s: it counts as zero", case_name(data[key]), ", ".join(map(str, missing))
+                )
             if is_picture(data[key]):  # not several of them: there each is a channel already
                 try:
                     loaded[key] = fit_colors(loaded[key], channels)
@@ -111,6 +122,14 @@ class LoadImaged(monai.transforms.LoadImaged):
                     f"the model needs {needed}: give a scan like those the model was trained on"
                 )
         return loaded
+
+
+def _with_empty_channels(image: MetaTensor, missing: Sequence[int]) -> MetaTensor:
+    """The image with channels of zeros where some have no file; its metadata names them."""
+    count = len(image) + len(missing)
+    full = torch.zeros((count, *image.shape[1:]), dtype=image.dtype)
+    full[[number for number in range(count) if number not in missing]] = image.as_tensor()
+    return MetaTensor(full, meta={**image.meta, MISSING: list(missing)}, applied_operations=image.applied_operations)
 
 
 class _StrictLoadImage(monai.transforms.LoadImage):

@@ -135,6 +135,32 @@ class NiftiWriter(NibabelWriter):
             logger.info("wrote %s", path.name)
 
 
+class NiftiRegionsWriter(NiftiWriter):
+    """Write a 0 or 1 for each of several regions, one after another along the fourth axis of a NIfTI file."""
+
+    def set_data_array(
+        self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **_kwargs: Any
+    ) -> None:
+        """Take the regions, shape [regions, *spatial]; for the other arguments and errors see `NiftiWriter`."""
+        self.parts = []
+        for region in np.moveaxis(np.asarray(on_cpu(data_array)), channel_dim or 0, 0):
+            super().set_data_array(region, None, squeeze_end_dims)
+            self.parts.append(self.data_obj)
+
+    def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = False, **_options: Any) -> None:
+        """Take the grid of the input file, as `NiftiWriter`."""
+        placed = []
+        for part in self.parts:
+            self.data_obj = part
+            super().set_metadata(meta_dict, resample)
+            placed.append(self.data_obj)
+        spatial = (*placed[0].shape, 1, 1, 1)[:SPATIAL_AXES]
+        self.data_obj = np.stack([each.reshape(spatial) for each in placed], axis=-1)
+        sizes = self.header["pixdim"].copy()
+        self.header.set_data_shape(self.data_obj.shape)
+        self.header["pixdim"] = sizes
+
+
 class SaveImaged(monai.transforms.SaveImaged):
     """Write label maps as ``<case>_<postfix>`` in one flat folder, on the grid of the scan.
 
@@ -153,11 +179,13 @@ class SaveImaged(monai.transforms.SaveImaged):
         segments: names, colours and coded terms for formats that hold them, see
             `unet_bundle.io.segments.segments_of`.
         algorithm: ``name``, ``version`` and ``family`` (a coded term) of the model, for DICOM.
+        region_channels: the maps have a 0 or 1 for each of several regions, shape [regions, *spatial], and are written
+            with them along a fourth axis; of the formats, NIfTI alone has that.
 
     Raises:
         ConfigError: if `dtype` or `output_format` is another, or when called: if the label map is not on the scan's
-            grid, has several channels, or values that do not fit the type, or the file would replace the scan itself,
-            or the scan cannot have a result in that format.
+            grid, has several channels unawares, or values that do not fit the type, or the file would replace the scan
+            itself, or the scan cannot have a result in that format.
         InputError: when called, if a DICOM series lacks what a result must refer to.
     """
 
@@ -171,6 +199,7 @@ class SaveImaged(monai.transforms.SaveImaged):
         output_format: str = AUTO,
         segments: Mapping[str, Mapping[str, Any]] | None = None,
         algorithm: Mapping[str, Any] | None = None,
+        region_channels: bool = False,
     ) -> None:
         if np.dtype(dtype) not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise ConfigError(f"SaveImaged has dtype {np.dtype(dtype)}: label maps are uint8 or uint16")
@@ -178,6 +207,7 @@ class SaveImaged(monai.transforms.SaveImaged):
         self.saver = _StrictSaveImage(
             str(output_dir), output_postfix, np.dtype(dtype), check_format(output_format), segments, algorithm
         )
+        self.saver.region_channels = region_channels
 
 
 class _StrictSaveImage(monai.transforms.SaveImage):
@@ -202,6 +232,7 @@ class _StrictSaveImage(monai.transforms.SaveImage):
         )
         self.output_dir, self.output_postfix, self.label_dtype = output_dir, output_postfix, dtype
         self.output_format, self.segments, self.algorithm = output_format, segments, algorithm
+        self.region_channels = False
 
     def __call__(self, img: Any, meta_data: Any = None, filename: Any = None) -> Any:
         meta = img.meta if isinstance(img, MetaTensor) else (meta_data or {})
@@ -230,6 +261,13 @@ class _StrictSaveImage(monai.transforms.SaveImage):
         writer.write(path, verbose=True)
 
     def _writer(self, chosen: str) -> NiftiWriter | LabelWriter:
+        if self.region_channels and chosen != NIFTI:
+            raise ConfigError(
+                f"region_channels needs NIfTI, but the result is to be {chosen}: set output_format to 'nifti', or "
+                "region_channels to false"
+            )
+        if self.region_channels:
+            return NiftiRegionsWriter(self.label_dtype)
         if chosen == PNG:
             return PlaneWriter(self.label_dtype)
         if chosen in ("nrrd", "seg.nrrd"):

@@ -36,7 +36,7 @@ READERS = {"mm": {"nibabel": "5.4.2"}, "pixels": {"pillow": "13.0.0", "tifffile"
 MEANING_OF_WEIGHTS = {
     "configs/inference.json": ("orientation", "spacing", "normalization", "network_def"),
     "configs/metadata.json": ("network_data_format",),
-    "configs/train.json": ("label_values",),
+    "configs/train.json": ("label_values", "regions"),
 }
 """What weights were trained for: with any of it changed they would give wrong answers, or none."""
 
@@ -74,6 +74,7 @@ datefmt=%H:%M:%S
 def metadata(plan: Model, card: TaskCard) -> dict[str, Any]:
     """``metadata.json``, after the schema of 2024-07-25, with one block more: colours and coded terms of the labels."""
     names = [name for name, _ in sorted(plan.labels.items(), key=lambda item: item[1])]
+    found = names if plan.regions is None else [*plan.regions]
     shape = {"spatial_shape": plan.patch_size, "dtype": "float32", "is_patch_data": True}
     return {
         "schema": METADATA_SCHEMA,
@@ -84,7 +85,7 @@ def metadata(plan: Model, card: TaskCard) -> dict[str, Any]:
         "numpy_version": TESTED_VERSIONS["numpy"],
         "required_packages_version": {**READERS[plan.unit], **REQUIRED_PACKAGES},
         "name": card.title,
-        "task": f"Segmentation of {', '.join(names[1:])} in {' and '.join(plan.modality)}",
+        "task": f"Segmentation of {', '.join(card.targets())} in {' and '.join(plan.modality)}",
         "description": card.description,
         "authors": card.authors,
         "copyright": card.copyright,
@@ -92,7 +93,7 @@ def metadata(plan: Model, card: TaskCard) -> dict[str, Any]:
         "data_type": "nibabel" if plan.unit == "mm" else "png",
         "image_classes": ", ".join(f"channel {i}: {name}" for i, name in enumerate(plan.modality)),
         "label_classes": "one channel, the value of the class in each voxel",
-        "pred_classes": f"{len(names)} channels, one logit map a class",
+        "pred_classes": f"{len(found)} channels, one logit map a {'class' if plan.regions is None else 'region'}",
         "intended_use": "Research only: not a medical device, not for diagnosis or treatment.",
         "label_terms": card.segments(),
         "network_data_format": {
@@ -110,10 +111,10 @@ def metadata(plan: Model, card: TaskCard) -> dict[str, Any]:
                 "pred": {
                     "type": "image",
                     "format": "segmentation",
-                    "num_channels": len(names),
+                    "num_channels": len(found),
                     **shape,
                     "value_range": [-100, 100],
-                    "channel_def": {str(i): name for i, name in enumerate(names)},
+                    "channel_def": {str(i): name for i, name in enumerate(found)},
                 }
             },
         },

@@ -1,5 +1,6 @@
 """The task card: what a person states about a data set and no program can find out."""
 
+import dataclasses
 import difflib
 import math
 import re
@@ -12,9 +13,9 @@ import yaml
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import RGB
+from unet_bundle.planning.label_rules import BACKGROUND, check_ignore, check_regions, is_int
 from unet_bundle.transforms import LabelValues
 
-BACKGROUND = "background"
 CODED_TERMS = ("category", "type", "type_modifier", "region", "region_modifier")
 """Coded terms a label may have: the segmented property category and type of a DICOM SEG and where it lies."""
 
@@ -53,8 +54,11 @@ class TaskCard:
         label_values: Per label name the values that label files have for it: whole numbers, ranges as text
             (``"1-65535"``) and, for one label at most, ``rest`` (see `unet_bundle.transforms.LabelValues`). None: label
             files hold the labels' own values.
-        surface_tolerance: Distance in mm within which two surfaces agree, for the surface Dice: one for all labels, or
-            by label name (the others have 1 mm).
+        ignore: Value of label files where nobody labelled: such voxels count neither in training nor in scores.
+        regions: Region name to label values, for regions that overlap: they are learnt and scored instead of the
+            labels, and painted in this order into a label map of the labels.
+        surface_tolerance: Distance in mm within which two surfaces agree, for the surface Dice: one for all labels or
+            regions, or by name (the others have 1 mm).
         folds: Number of cross-validation folds.
         seed: Seed of the folds and of training.
         overrides: Values of the plan by name that take the place of the planned ones.
@@ -78,6 +82,8 @@ class TaskCard:
     image_files: str | list[str] | None = None
     label_files: str | None = None
     label_values: dict[str, list[int | str]] | None = None
+    ignore: int | None = None
+    regions: dict[str, list[int]] | None = None
     surface_tolerance: float | dict[str, float] = 1.0
     folds: int = 5
     seed: int = 0
@@ -91,11 +97,24 @@ class TaskCard:
         return {name: {"value": self.labels[name], **self.terms.get(name, {})} for name in names}
 
     def class_values(self) -> list[list[int | str]] | None:
-        """`label_values` in the order of the classes, as `unet_bundle.transforms.MergeLabelsd` takes them."""
-        if self.label_values is None:
-            return None
+        """`label_values` in the order of the classes, as `unet_bundle.transforms.MergeLabelsd` takes them.
+
+        The value to be ignored, if there is one, comes last, as if it were one class more: `ignore_index`.
+        """
         names = sorted(self.labels, key=lambda name: self.labels[name])
-        return [self.label_values.get(name, []) for name in names]
+        if self.ignore is None:
+            return None if self.label_values is None else [self.label_values.get(name, []) for name in names]
+        stated = {name: [self.labels[name]] for name in names} if self.label_values is None else self.label_values
+        return [*(list(stated.get(name, [])) for name in names), [self.ignore]]
+
+    @property
+    def ignore_index(self) -> int | None:
+        """What becomes of the value to be ignored when label files are read; None if there is none."""
+        return None if self.ignore is None else len(self.labels)
+
+    def targets(self) -> list[str]:
+        """Names of what is learnt and scored: the regions, or else the labels but the background."""
+        return [*self.segments()] if self.regions is None else [*self.regions]
 
 
 def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskCard:
@@ -140,6 +159,8 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
     _check_pairs(card, where)
     _check_files(card, where)
     _check_label_values(card, where)
+    check_ignore(card.ignore, card.labels, _merged(card), where)
+    check_regions(card.regions, card.labels, where)
     _check_tolerance(card, where)
     _check_rest(card, where)
     return card
@@ -179,6 +200,7 @@ def _read_yaml(path: Path, where: str) -> dict[str, Any]:
 
 def _from_dataset_json(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     """Card values as a Decathlon ``dataset.json`` states them: value to name there, name to value here."""
+    _check_no_regions(dataset_json.get("labels"))
     values: dict[str, Any] = {}
     texts = {"title": "name", "description": "description", "data_source": "reference", "data_license": "licence"}
     for key, source in texts.items():
@@ -200,9 +222,20 @@ def _from_dataset_json(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"dataset.json gives one name to several labels ({sorted(labels.values())}): name them apart")
     if modality:
         values["modality"] = [modality[channel] for channel in sorted(modality)]
+    if dataset_json.get("ignore") is not None:
+        values["ignore"] = dataset_json["ignore"]
     if labels:
         values["labels"] = {BACKGROUND if value == 0 else labels[value]: value for value in sorted(labels)}
     return values
+
+
+def _check_no_regions(labels: Any) -> None:
+    """Refuse nnU-Net's regions, which have no names for the single values."""
+    if isinstance(labels, Mapping) and any(isinstance(value, list) for value in labels.values()):
+        raise InputError(
+            "dataset.json states regions: name each label value under 'labels' in a task card, and the regions under "
+            "'regions', in the order in which they are painted (there: regions_class_order)"
+        )
 
 
 def _check_keys(given: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
@@ -210,10 +243,6 @@ def _check_keys(given: Mapping[Any, Any], known: Iterable[str], where: str) -> N
     for key in given:
         if key not in known:
             raise ConfigError(f"{where} has the unknown key {key!r}: {close_match(str(key), known)}")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_types(card: TaskCard, where: str) -> None:
@@ -235,7 +264,7 @@ def _check_types(card: TaskCard, where: str) -> None:
 
 def _check_labels(labels: Mapping[str, int], where: str) -> None:
     for name, value in labels.items():
-        if not name.strip() or not _is_int(value):
+        if not name.strip() or not is_int(value):
             raise ConfigError(f"{where}: labels must map a name to a whole number, not {name!r} to {value!r}")
     if labels.get(BACKGROUND) != 0:
         raise ConfigError(f"{where}: labels must hold '{BACKGROUND}: 0', they are {dict(labels)}")
@@ -262,7 +291,7 @@ def _check_terms(card: TaskCard, where: str) -> None:
         _check_keys(terms, TERM_KEYS, f"{where}, terms of {name!r}")
         color = terms.get("color")
         if color is not None and not (
-            isinstance(color, list) and len(color) == 3 and all(_is_int(part) and 0 <= part <= 255 for part in color)
+            isinstance(color, list) and len(color) == 3 and all(is_int(part) and 0 <= part <= 255 for part in color)
         ):
             raise ConfigError(f"{where}: the color of {name!r} must be [red, green, blue] from 0 to 255, not {color!r}")
         for key in CODED_TERMS:
@@ -325,18 +354,24 @@ def _check_label_values(card: TaskCard, where: str) -> None:
         if name != BACKGROUND and not card.label_values.get(name):
             raise ConfigError(f"{where}: label_values says nothing of {name!r}: list the values of every label")
     try:
-        LabelValues(card.class_values() or [])
+        LabelValues(_merged(card) or [])
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _merged(card: TaskCard) -> list[list[int | str]] | None:
+    """`TaskCard.class_values` without the value to be ignored."""
+    return dataclasses.replace(card, ignore=None).class_values()
 
 
 def _check_tolerance(card: TaskCard, where: str) -> None:
     stated = card.surface_tolerance
     by_name = stated if isinstance(stated, dict) else {"all labels": stated}
     for name, value in by_name.items():
-        if isinstance(stated, dict) and (name not in card.labels or name == BACKGROUND):
-            clause = close_match(str(name), [label for label in card.labels if label != BACKGROUND])
-            raise ConfigError(f"{where}: surface_tolerance names {name!r}, which is no label: {clause}")
+        if isinstance(stated, dict) and name not in card.targets():
+            kind = "label" if card.regions is None else "region"
+            clause = close_match(str(name), card.targets())
+            raise ConfigError(f"{where}: surface_tolerance names {name!r}, which is no {kind}: {clause}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ConfigError(
                 f"{where}: surface_tolerance of {name} must be a length in mm, such as 1.0, not {value!r}"
@@ -350,7 +385,7 @@ def _check_rest(card: TaskCard, where: str) -> None:
         raise ConfigError(f"{where}: version {card.version!r} must be major.minor.patch, such as '0.1.0'")
     if card.version not in card.changelog or not all(isinstance(text, str) for text in card.changelog.values()):
         raise ConfigError(f"{where}: changelog must say in text what version {card.version!r} brought")
-    if not _is_int(card.folds) or card.folds < 2:
+    if not is_int(card.folds) or card.folds < 2:
         raise ConfigError(f"{where}: folds must be a whole number of at least 2, not {card.folds!r}")
-    if not _is_int(card.seed) or card.seed < 0:
+    if not is_int(card.seed) or card.seed < 0:
         raise ConfigError(f"{where}: seed must be a whole number of at least 0, not {card.seed!r}")

@@ -98,8 +98,9 @@ def _read_all(survey: Survey, card: TaskCard | None, workers: int | None, progre
     channels = None if card is None else wanted_channels(card.modality)
     values = None if card is None else card.class_values()
     merged = None if values is None else LabelValues(values)
+    ignore = None if card is None else card.ignore
     with ThreadPoolExecutor(count) as pool:
-        readings = pool.map(lambda case: read_case(case, survey, known, channels, merged), survey.cases)
+        readings = pool.map(lambda case: read_case(case, survey, known, channels, merged, ignore), survey.cases)
         bar = tqdm(readings, total=len(survey.cases), desc="checking", unit="case", disable=not progress)
         return list(bar)
 
@@ -217,3 +218,6 @@ def _missing_labels(readings: Sequence[CaseReading], card: TaskCard | None) -> I
             some = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
             text = f"no case has a voxel of {some}: check the labels, or leave the names out of the task card"
             yield Finding("warning", "label in no case", "", text)
+    if card is not None and card.ignore is not None and read and not any(reading.ignored for reading in readings):
+        text = f"no case has a voxel of {card.ignore}, the value to be ignored: check 'ignore' in the task card"
+        yield Finding("warning", "label in no case", "", text)

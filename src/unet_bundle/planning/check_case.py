@@ -40,7 +40,8 @@ class CaseReading:
         channels: of the image.
         is_4d: whether its channels are in one file.
         digests: one of the voxels of each channel; None for a channel that is constant.
-        values: label values that occur.
+        values: label values that occur, without the one to be ignored.
+        ignored: voxels that have the value to be ignored.
     """
 
     name: str
@@ -53,6 +54,7 @@ class CaseReading:
     is_4d: bool = False
     digests: tuple[str | None, ...] = ()
     values: frozenset[int] | None = None
+    ignored: int = 0
 
     def add(self, severity: Severity, kind: str, file: str, message: str) -> None:
         """Note a finding; see `Finding`."""
@@ -65,6 +67,7 @@ def read_case(
     known: Collection[int] | None,
     channels: Channels | None = None,
     merged: LabelValues | None = None,
+    ignore: int | None = None,
 ) -> CaseReading:
     """Read a case's files, once each, and look at every voxel.
 
@@ -74,6 +77,7 @@ def read_case(
         known: label values that are stated; None: whole numbers from 0 on are accepted.
         channels: of the images, if they are stated: it says how grey and colour pictures are read.
         merged: which values of the label files are which class, if that is stated.
+        ignore: the value of label files where nobody labelled, if there is one.
     """
     paths = case["image"] if isinstance(case["image"], list) else [case["image"]]
     reading = CaseReading(case_name(case["image"]), survey.relative(paths[0]), survey.relative(case["label"]))
@@ -91,7 +95,7 @@ def read_case(
     if label is not None:
         if grid is not None:
             _compare_grids(grid, label, reading)
-        _look_at_label(label, known, merged, reading)
+        _look_at_label(label, known, merged, ignore, reading)
     return reading
 
 
@@ -167,7 +171,13 @@ def _compare_grids(grid: tuple[tuple[int, ...], npt.NDArray[np.float64]], label:
         reading.add("error", kind, reading.label_file, text)
 
 
-def _look_at_label(label: Any, known: Collection[int] | None, merged: LabelValues | None, reading: CaseReading) -> None:
+def _look_at_label(
+    label: Any,
+    known: Collection[int] | None,
+    merged: LabelValues | None,
+    ignore: int | None,
+    reading: CaseReading,
+) -> None:
     file = reading.label_file
     if label.shape[0] != 1:
         text = f"has {label.shape[0]} channels, a label map holds one whole number a voxel: merge or split it"
@@ -183,7 +193,9 @@ def _look_at_label(label: Any, known: Collection[int] | None, merged: LabelValue
     stored = _NIFTI_FLOATS.get(int(label.meta.get("datatype", 0)))
     if stored:
         reading.add("note", "float labels", file, f"is stored as {stored}, but every value is whole: accepted")
-    reading.values = frozenset(_whole_values(voxels))
+    reading.values = frozenset(_whole_values(voxels)) - {ignore}
+    if ignore is not None:
+        reading.ignored = int(np.count_nonzero(voxels == ignore))
     if merged is not None:
         values = sorted(reading.values)
         classes = dict(zip(values, merged.classes(np.array(values)).tolist(), strict=True))
@@ -194,12 +206,15 @@ def _look_at_label(label: Any, known: Collection[int] | None, merged: LabelValue
     if unknown:
         some = ", ".join(map(str, unknown[:SHOWN_VALUES])) + (", ..." if len(unknown) > SHOWN_VALUES else "")
         stated = "labels are 0 or more" if known is None else f"the stated labels are 0 to {max(known)}"
-        stated = stated if merged is None else "label_values in the task card does not list them"
+        stated = stated if merged is None else "the task card does not list them"
         text = (
             f"holds {some} in {int(np.isin(voxels, unknown).sum())} voxels, but {stated}: correct it or state the label"
         )
         reading.add("error", "unknown labels", file, text)
-    if not any(value > 0 for value in reading.values):
+    if not reading.values:
+        text = f"has the value {ignore} everywhere, which is to be ignored: nothing is learnt from it"
+        reading.add("warning", "empty label", file, text)
+    elif not any(value > 0 for value in reading.values):
         reading.add("warning", "empty label", file, "labels nothing but background: check that this is meant")
     elif 0 not in reading.values:
         reading.add("warning", "no background", file, "labels every voxel as foreground: check that this is meant")

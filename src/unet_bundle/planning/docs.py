@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from unet_bundle.planning.card import BACKGROUND, TaskCard
+from unet_bundle.planning.card import TaskCard
+from unet_bundle.planning.label_rules import BACKGROUND
 from unet_bundle.planning.plan import Plan
 
 NOTICE = (
@@ -25,7 +26,7 @@ _CHOICES = (
     "network.kernel_sizes", "network.encoder", "network.convolutions_per_stage",
     "network.decoder_convolutions_per_stage", "network.norm", "network.activation", "network.dropout",
     "network.deep_supervision", "batch_size", "mirror_axes", "elastic_prob", "elastic_sd",
-    "elastic_spacing", "foreground_fraction", "overlap", "learning_rate",
+    "elastic_spacing", "foreground_fraction", "channel_dropout", "overlap", "learning_rate",
     "iterations_per_epoch", "max_epochs", "val_interval", "num_workers",
 )  # fmt: skip
 
@@ -86,6 +87,18 @@ def _labels(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
         + markdown_table(
             ["value", "label", f"median {'pixels' if _pictures(plan) else 'ml'}", "in cases", "coded terms"], rows
         )
+        + _regions(plan)
+    )
+
+
+def _regions(plan: Plan) -> str:
+    if plan.regions is None:
+        return ""
+    rows = [[name, ", ".join(map(str, values))] for name, values in plan.regions.items()]
+    return (
+        "\n\nThe network learnt regions that may overlap, each by itself; in this order they are painted into the "
+        "label map. `--region_channels True` writes them as they are, a channel each. Scores are those of the regions."
+        "\n\n" + markdown_table(["region", "values"], rows)
     )
 
 
@@ -103,9 +116,15 @@ def _data(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
     grids = f"{sizes} voxels of {spacings} mm (axes right, anterior, superior)"
     if _pictures(plan):
         grids = f"{sizes} pixels (width, height)"
+    sparse = ""
+    if "ignored" in fingerprint:
+        sparse = (
+            f" {100 * fingerprint['ignored']:.3g} % of the voxels are unlabelled: they count neither in training nor "
+            "in scores, and the volumes above are those of the labelled part."
+        )
     return (
         f"## Data\n\n{_plural(fingerprint['num_cases'], f'labelled {_image(plan)}')} of "
-        f"{_plural(fingerprint['num_subjects'], 'subject')}, {grids}. {folds}\n\n"
+        f"{_plural(fingerprint['num_subjects'], 'subject')}, {grids}.{sparse} {folds}\n\n"
         f"Source: {card.data_source.strip().rstrip('.')}. Terms: see `data_license.txt`."
     )
 
@@ -147,6 +166,14 @@ def _commands(plan: Plan) -> str:
     evaluate = "\"['configs/inference.json','configs/evaluate.json']\""
     multi_gpu = "\"['configs/train.json','configs/multi_gpu_train.json']\""
     export = "--net_id network_def --ckpt_file models/model.pt"
+    cleaning = """\
+With `--choose_cleaning True` that also finds out whether dropping small objects or filling holes raises the Dice of a
+class, and writes what does to `OUT/cleaning.json`, as values for `configs/inference.json`. `unet-bundle evaluate
+--choose-cleaning --write` puts them there.
+
+"""
+    if plan.ignore_index is not None or plan.regions is not None:
+        cleaning = ""
     return f"""\
 ## Commands
 
@@ -165,11 +192,7 @@ Score the fold that was kept back, on the untouched label files:
 
     {run} {evaluate} {on_data} --output_dir OUT --fold 0
 
-With `--choose_cleaning True` that also finds out whether dropping small objects or filling holes raises the Dice of a
-class, and writes what does to `OUT/cleaning.json`, as values for `configs/inference.json`. `unet-bundle evaluate
---choose-cleaning --write` puts them there.
-
-Segment {_image(plan)}s, each to `OUT/<name>_seg{suffix}` on its own grid:
+{cleaning}Segment {_image(plan)}s, each to `OUT/<name>_seg{suffix}` on its own grid:
 
     {run} configs/inference.json --bundle_root . --dataset_dir SCANS --output_dir OUT
 

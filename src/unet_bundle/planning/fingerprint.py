@@ -1,5 +1,6 @@
 """The fingerprint: what a program measures on a data set, so that a bundle can be planned again without the scans."""
 
+import math
 import os
 import zlib
 from collections import Counter
@@ -36,6 +37,7 @@ class _CaseMeasures:
     orientation: str
     samples: np.ndarray
     voxels: dict[str, int]
+    ignored: int
     voxel_ml: float
 
 
@@ -56,7 +58,7 @@ def measure_fingerprint(
 
     Returns:
         A dict that JSON can hold, without case names and paths: spacings in mm to 6 decimals, intensities to 6
-        significant digits, volumes in ml.
+        significant digits, volumes in ml; with a value to be ignored also the share of voxels that have it.
 
     Raises:
         InputError: If a case cannot be read, its label lies on another grid or holds an unknown value, the channel
@@ -88,6 +90,7 @@ def measure_fingerprint(
         "orientations": dict(sorted(Counter(measure.orientation for measure in measures).items())),
         "intensities": _intensities(np.concatenate([measure.samples for measure in measures], axis=1)),
         "labels": {name: _label_volumes(name, measures) for name in card.labels},
+        **({} if card.ignore is None else {"ignored": _ignored_share(measures)}),
     }
 
 
@@ -125,6 +128,11 @@ def _measure_case(case: Mapping[str, str], card: TaskCard) -> _CaseMeasures:
     if label.shape[0] != 1:
         raise InputError(f"{name}: the label has {label.shape[0]} channels: it must hold one whole number a voxel")
 
+    voxels = np.asarray(label)
+    ignored = 0
+    if card.ignore is not None:
+        unlabelled = voxels == card.ignore_index
+        ignored, voxels = int(unlabelled.sum()), np.where(unlabelled, 0, voxels)
     codes = orientation_of(affine)
     axes = image.ndim - 1
     order = np.argsort([_AXIS_OF_CODE[code] for code in codes[:axes]])
@@ -133,8 +141,9 @@ def _measure_case(case: Mapping[str, str], card: TaskCard) -> _CaseMeasures:
         shape=tuple(int(image.shape[1 + axis]) for axis in order),
         spacing=tuple(round(float(spacing[axis]), 6) for axis in order),
         orientation=codes,
-        samples=_draw_foreground(np.asarray(image), np.asarray(label[0]), name),
-        voxels=_count_labels(np.asarray(label), card, name),
+        samples=_draw_foreground(np.asarray(image), voxels[0], name),
+        voxels=_count_labels(voxels, ignored, card, name),
+        ignored=ignored,
         voxel_ml=float(np.prod(spacing)) / 1000,
     )
 
@@ -150,7 +159,8 @@ def _draw_foreground(image: np.ndarray, label: np.ndarray, name: str) -> np.ndar
     return drawn
 
 
-def _count_labels(label: np.ndarray, card: TaskCard, name: str) -> dict[str, int]:
+def _count_labels(label: np.ndarray, ignored: int, card: TaskCard, name: str) -> dict[str, int]:
+    """Voxels of each label; `ignored` of those that are 0 stand for voxels that nobody labelled."""
     values, counts = np.unique(label, return_counts=True)
     unknown = [f"{value:g}" for value in values.tolist() if value not in card.labels.values()]
     if unknown:
@@ -160,6 +170,7 @@ def _count_labels(label: np.ndarray, card: TaskCard, name: str) -> dict[str, int
             "correct the file or state the label in the task card"
         )
     found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    found[0] = found.get(0, 0) - ignored
     return {organ: int(found.get(value, 0)) for organ, value in card.labels.items()}
 
 
@@ -182,6 +193,12 @@ def _intensities(samples: np.ndarray) -> list[dict[str, float]]:
         }
         statistics.append({key: significant(value) for key, value in values.items()})
     return statistics
+
+
+def _ignored_share(measures: Sequence[_CaseMeasures]) -> float:
+    """The share of all voxels that nobody labelled."""
+    total = sum(math.prod(measure.shape) for measure in measures)
+    return significant(sum(measure.ignored for measure in measures) / total)
 
 
 def _label_volumes(name: str, measures: Sequence[_CaseMeasures]) -> dict[str, float]:

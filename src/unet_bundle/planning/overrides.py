@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.io import wanted_channels
 from unet_bundle.networks import UNet
 from unet_bundle.planning.card import TaskCard, close_match
 
@@ -40,7 +41,7 @@ class Choices:
         self.overrides = card.overrides
         self.network: dict[str, Any] = {}
         self.reasons: dict[str, str] = {}
-        rules = _rules(dims, len(card.modality))
+        rules = _rules(dims, len(card.modality), colour=wanted_channels(card.modality) == "RGB")
         for name, value in card.overrides.items():
             if name not in rules:
                 _refuse_unknown(name, [*rules], card)
@@ -89,7 +90,7 @@ def _is_scheme(entry: Any) -> bool:
     )
 
 
-def _rules(dims: int, channels: int) -> dict[str, tuple[str, Callable[[Any], bool]]]:
+def _rules(dims: int, channels: int, colour: bool) -> dict[str, tuple[str, Callable[[Any], bool]]]:
     """Name of each value a card may set to what it must be, in words and as a test."""
     count = ("a whole number of at least 1", _is_count)
     return {
@@ -115,6 +116,10 @@ def _rules(dims: int, channels: int) -> dict[str, tuple[str, Callable[[Any], boo
         "elastic_sd": ("a length of at least 0", lambda value: _is_number(value) and value >= 0),
         "elastic_spacing": ("a length above 0", lambda value: _is_number(value) and value > 0),
         "foreground_fraction": ("a share from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+        "channel_dropout": (
+            "a share of at least 0 and below 1, where scans have several channels",
+            lambda value: channels > 1 and not colour and _is_number(value) and 0 <= value < 1,
+        ),
         "overlap": ("a share of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1),
         "iterations_per_epoch": count,
         "max_epochs": count,

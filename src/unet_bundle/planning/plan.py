@@ -23,6 +23,8 @@ from unet_bundle.planning.model import Model
 from unet_bundle.planning.overrides import Choices
 from unet_bundle.planning.targets import TARGETS, MemoryTarget, in_gib
 
+WHY_NO_DROPOUT = "every scan has all channels; with 0.2 or so the network learns to do without one"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Model):
@@ -35,6 +37,7 @@ class Plan(Model):
         elastic_sd: Standard deviation of the displacement of a control point, in `unit`.
         elastic_spacing: Distance of control points, in `unit`.
         foreground_fraction: Share of training patches centred on a labelled voxel.
+        channel_dropout: Share of channels that training drops, each for itself; 0 for a single channel and for colours.
         iterations_per_epoch: Steps per epoch.
         max_epochs: Epochs.
         val_interval: Epochs from one validation to the next.
@@ -62,6 +65,7 @@ class Plan(Model):
     memory_bytes: int
     median_shape: list[int]
     reasons: dict[str, str]
+    channel_dropout: float = 0.0
     advice: str | None = None
 
 
@@ -97,7 +101,7 @@ def make_plan(
     choices = Choices(card, dims)
     unit = length_unit(fingerprint)
 
-    channels = len(card.modality), len(card.labels)
+    channels = len(card.modality), len(card.labels) if card.regions is None else len(card.regions)
 
     def architect(spacing: Sequence[float], shape: Sequence[int]) -> Architecture:
         return plan_architecture(choices, target, channels, spacing, shape)
@@ -129,6 +133,7 @@ def make_plan(
         "max_epochs", target.max_epochs, f"{target.max_epochs} x {iterations} steps: {target.why_schedule}"
     )
     interval = min(target.val_interval, epochs)
+    has_own_channels = len(card.modality) > 1 and wanted_channels(card.modality) != "RGB"
     plan = Plan(
         name=card.name,
         spatial_dims=len(architecture.patch_size),
@@ -179,11 +184,14 @@ def make_plan(
         label_files=card.label_files,
         surface_tolerance=card.surface_tolerance,
         label_values=card.class_values(),
+        ignore_index=card.ignore_index,
+        regions=card.regions,
         colors={name: terms["color"] for name, terms in card.terms.items() if terms.get("color") is not None},
         segments=card.segments(),
         algorithm={"name": card.title, "version": card.version, "family": ARTIFICIAL_INTELLIGENCE},
         advice=view.advice,
         unit=unit,
+        channel_dropout=choices.take("channel_dropout", 0.0, WHY_NO_DROPOUT) if has_own_channels else 0.0,
     )
     if plan.val_interval > plan.max_epochs:
         raise ConfigError(
@@ -208,6 +216,11 @@ def _check_fingerprint(fingerprint: Mapping[str, Any], card: TaskCard) -> None:
         raise ConfigError(
             f"the fingerprint has the labels {sorted(fingerprint['labels'])} but the task card {sorted(card.labels)}: "
             "correct the card or measure the data set again"
+        )
+    if ("ignored" in fingerprint) != (card.ignore is not None):
+        raise ConfigError(
+            f"the task card states {'no' if card.ignore is None else 'a'} value to be ignored, which the data set was"
+            f" {'' if card.ignore is None else 'not '}measured with: correct the card or measure the data set again"
         )
     subjects = int(fingerprint["num_subjects"])
     if card.splits_file is None and subjects < card.folds:

@@ -7,7 +7,9 @@ from unet_bundle.training.data import CaseDataset, CaseSampler
 from unet_bundle.training.distributed import case_shares, local_device, start_processes
 from unet_bundle.training.events import EventWriter, ValidationSlices
 from unet_bundle.training.handlers import Progress, StageTimes, TrainingLog
+from unet_bundle.training.ignore_loss import IgnoreDiceCELoss
 from unet_bundle.training.publishing import PublishModel, weights_to_score
+from unet_bundle.training.region_loss import RegionDiceBCELoss
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep
 
@@ -17,10 +19,12 @@ __all__ = [
     "CheckpointLoader",
     "EvaluationStep",
     "EventWriter",
+    "IgnoreDiceCELoss",
     "LearningRate",
     "PrepareBatch",
     "Progress",
     "PublishModel",
+    "RegionDiceBCELoss",
     "RunCheckpoints",
     "StageTimes",
     "TimeBudget",

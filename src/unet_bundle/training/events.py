@@ -94,6 +94,7 @@ class ValidationSlices:
         """Draw the last case."""
         output: Any = engine.state.output
         image, label, prediction = (_array(output[-1][key][0]) for key in ("image", "label", "pred"))
+        label = np.where(label < self.num_classes, label, 0)  # without the voxels that nobody labelled
         picture = slice_picture(image, label, prediction, self.num_classes)
         self.writer.add_image("image, label, prediction", picture, engine.state.epoch)
         self.writer.flush()

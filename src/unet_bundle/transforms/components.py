@@ -34,7 +34,8 @@ class CleanLabelsd(MapTransform):
         allow_missing_keys: whether a dictionary without one of the keys is accepted.
 
     Raises:
-        ConfigError: if a class is none above 0, or a volume negative.
+        ConfigError: if a class is none above 0, or a volume negative; when called, if there are several channels to
+            clean.
     """
 
     def __init__(
@@ -68,6 +69,11 @@ class CleanLabelsd(MapTransform):
         return cleaned
 
     def _cleaned(self, labels: torch.Tensor) -> torch.Tensor:
+        if len(labels) > 1:
+            raise ConfigError(
+                f"keep_largest, smallest_object_ml and fill_holes work on one label map, not on {len(labels)} channels:"
+                " set region_channels to false"
+            )
         voxels: Labels = labels[0].cpu().numpy().copy()
         spacing = spacing_of(labels.affine)[: voxels.ndim] if isinstance(labels, MetaTensor) else [1.0] * voxels.ndim
         voxel_ml = float(np.prod(spacing)) / 1000

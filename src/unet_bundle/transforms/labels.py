@@ -133,6 +133,7 @@ class CheckLabelsd(MapTransform):
     Args:
         keys: keys of the label maps.
         num_classes: values are the whole numbers from 0 (background) to `num_classes` - 1.
+        ignore_index: one more value, of voxels that nobody labelled; None if there is none.
         allow_missing_keys: whether a dictionary without one of the keys is accepted.
 
     Raises:
@@ -143,15 +144,23 @@ class CheckLabelsd(MapTransform):
         tensor(2.)
     """
 
-    def __init__(self, keys: str | Sequence[str], num_classes: int, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: str | Sequence[str],
+        num_classes: int,
+        ignore_index: int | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.num_classes = num_classes
+        self.ignore_index = ignore_index
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return `data` as it is."""
         for key in self.key_iterator(dict(data)):
             label = torch.as_tensor(data[key])
-            wrong = label[(label != label.round()) | (label < 0) | (label >= self.num_classes)]
+            is_wrong = (label != label.round()) | (label < 0) | (label >= self.num_classes)
+            wrong = label[is_wrong if self.ignore_index is None else is_wrong & (label != self.ignore_index)]
             if wrong.numel():
                 raise InputError(
                     f"{name_of(data[key], key)} has {wrong.numel()} voxels of value {wrong.flatten()[0].item():g} or"

@@ -9,6 +9,7 @@ from monai.utils import convert_to_dst_type
 from scipy import ndimage
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.transforms.channels import MISSING
 from unet_bundle.transforms.naming import name_of
 
 MIN_STD = 1e-8
@@ -31,6 +32,8 @@ class NormalizeChannelsd(MapTransform):
     - ``{"scheme": "range"}``: from the smallest value, which becomes 0, to the largest, which becomes 1.
     - ``{"scheme": "bytes"}``: from 0 to 255, which becomes 1; for pictures of 8 bits.
     - ``{"scheme": "none"}``: as it is.
+
+    A channel that the image's metadata names under ``missing_channels`` becomes zero.
 
     The schemes are nnU-Net's (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z).
 
@@ -67,7 +70,8 @@ class NormalizeChannelsd(MapTransform):
                     "give a scan like those the model was trained on"
                 )
             voxels = torch.as_tensor(image).as_subclass(torch.Tensor).to(torch.float32)
-            if any(bool(part.min() == part.max()) for part in self._parts(voxels)):
+            missing = [int(number) for number in getattr(image, "meta", {}).get(MISSING, [])]
+            if any(bool(part.min() == part.max()) for part in self._parts(voxels, missing)):
                 raise InputError(f"{name_of(image, key)} holds one value only: there is no picture in it to segment")
             channels = voxels.clone()
             if self.joint:
@@ -81,12 +85,14 @@ class NormalizeChannelsd(MapTransform):
                     channels[number][mask] = _zscore(voxels[number][mask], scheme)
                 else:
                     channels[number] = _SCHEMES[scheme["scheme"]](voxels[number], scheme)
+            channels[missing] = 0
             normalized[key] = convert_to_dst_type(channels, image, dtype=torch.float32)[0]
         return normalized
 
-    def _parts(self, voxels: torch.Tensor) -> list[torch.Tensor]:
-        """What is normalised by itself: one channel, or those that go together."""
-        return [voxels[number] for number in self.single] + ([voxels[self.joint]] if self.joint else [])
+    def _parts(self, voxels: torch.Tensor, missing: Sequence[int]) -> list[torch.Tensor]:
+        """What is normalised by itself: one channel that is there, or those that go together."""
+        single = [voxels[number] for number in self.single if number not in missing]
+        return single + ([voxels[self.joint]] if self.joint else [])
 
 
 def _zscore(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes

@@ -47,6 +47,8 @@ class RandSpatiald(Randomizable, MapTransform):
         indices_key: key of the flat voxel indices of each class, background first, as MONAI's ``ClassesToIndicesd``
             leaves them; it is taken out of the dictionary. None: every position is uniform.
         foreground_fraction: share of patches centred on a voxel of a class other than background.
+        labelled_only: the other patches are centred on a voxel of any class, background included, instead of anywhere:
+            where labels are sparse, many a patch would show none. Needs `indices_key`.
         elastic_sd: standard deviation (mm) of the displacement of control points.
         elastic_spacing: distance (mm) of control points.
         elastic_prob: share of patches that are deformed elastically.
@@ -90,6 +92,7 @@ class RandSpatiald(Randomizable, MapTransform):
         mode: str | Sequence[str] = "bilinear",
         indices_key: str | None = None,
         foreground_fraction: float = 0.33,
+        labelled_only: bool = False,
         elastic_sd: float = 4.0,
         elastic_spacing: float = 32.0,
         elastic_prob: float = 0.0,
@@ -130,7 +133,7 @@ class RandSpatiald(Randomizable, MapTransform):
         )
         self.modes = modes_of_keys(mode, self.keys)
         self.swapped_labels = _checked_pairs(swapped_labels)
-        self.indices_key = indices_key
+        self.indices_key, self.labelled_only = indices_key, labelled_only
         self.deferred = deferred
         self.drawn: PatchDraw | None = None
 
@@ -141,7 +144,8 @@ class RandSpatiald(Randomizable, MapTransform):
     def _draw(self, data: Mapping[Hashable, Any]) -> PatchDraw:
         indices = data.get(self.indices_key) if self.indices_key is not None else None
         shape = data[next(iter(self.key_iterator(dict(data))))].shape[1:]
-        return self.sampler.draw(self.R, shape, [] if indices is None else indices[1:])
+        labelled = indices if self.labelled_only and indices is not None else []
+        return self.sampler.draw(self.R, shape, [] if indices is None else indices[1:], labelled)
 
     def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
         """Replace each tensor by its patch, of shape [channels, *spatial_size].
@@ -251,13 +255,20 @@ class PatchSampler:
             if (name == "foreground_fraction" or name.endswith("_prob")) and not 0 <= value <= 1:
                 raise ConfigError(f"{name} must be from 0 to 1, not {value!r}")
 
-    def draw(self, random: np.random.RandomState, shape: Sequence[int], foreground: Sequence[Any]) -> PatchDraw:
+    def draw(
+        self,
+        random: np.random.RandomState,
+        shape: Sequence[int],
+        foreground: Sequence[Any],
+        labelled: Sequence[Any] = (),
+    ) -> PatchDraw:
         """Draw a patch of a scan.
 
         Args:
             random: the source of all randomness.
             shape: voxels of the scan per axis.
             foreground: flat indices of the voxels of each class but background; empty where a class is absent.
+            labelled: those of voxels on one of which any other patch is centred; empty for patches anywhere.
 
         Raises:
             ConfigError: the scan has another number of axes than the patch.
@@ -267,7 +278,7 @@ class PatchSampler:
                 f"spatial_size has {len(self.spatial_size)} edges, but the scan has {len(shape)} axes beside its "
                 "channels: give one edge for each"
             )
-        center = self._draw_center(random, shape, foreground)
+        center = self._draw_center(random, shape, foreground, labelled)
         matrix, mirrored = self._draw_matrix(random)
         if self.translate_range and random.uniform() < self.translate_prob:
             center = center + random.uniform(-1, 1, len(shape)) * self.translate_range / np.asarray(self.spacing)
@@ -275,12 +286,17 @@ class PatchSampler:
         return PatchDraw(center, matrix, self.elastic.draw(random, self.spatial_size) if moved else None, mirrored)
 
     def _draw_center(
-        self, random: np.random.RandomState, shape: Sequence[int], foreground: Sequence[Any]
+        self, random: np.random.RandomState, shape: Sequence[int], foreground: Sequence[Any], labelled: Sequence[Any]
     ) -> FloatArray:
         present = [voxels for voxels in foreground if len(voxels)]
+        anywhere = [voxels for voxels in labelled if len(voxels)]
         free = [max(side - edge, 0) for side, edge in zip(shape, self.spatial_size, strict=True)]
+        voxels = None
         if random.uniform() < self.foreground_fraction and present:
             voxels = present[random.randint(len(present))]
+        elif anywhere:
+            voxels = np.concatenate(anywhere)
+        if voxels is not None:
             voxel = np.unravel_index(int(voxels[random.randint(len(voxels))]), tuple(shape))
             wanted = [int(v) - (edge - 1) // 2 for v, edge in zip(voxel, self.spatial_size, strict=True)]
             start = [min(max(first, 0), last) for first, last in zip(wanted, free, strict=True)]

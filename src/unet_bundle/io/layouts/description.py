@@ -25,7 +25,8 @@ def read_description(dataset_dir: FilePath | None) -> dict[str, Any]:
         As in the Decathlon's ``dataset.json``: ``name`` (the folder's, if nothing states one) and, where they are
         stated, ``modality`` and ``labels`` as number to name, ``description``, ``reference`` and ``licence``.
         ``subject`` of BIDS, whose names tell the subject (see `unet_bundle.io.splits.subject_of`).
-        Labels that are not plain names and numbers (nnU-Net's regions, its ``ignore``) are handed on as they are.
+        ``ignore``: the value of nnU-Net's label of that name. Labels that are not plain names and numbers (nnU-Net's
+        regions) are handed on as they are.
 
     Raises:
         InputError: if the folder is missing, or a file in it is not valid.
@@ -92,7 +93,11 @@ def _from_nnunet(folder: Path, contents: dict[str, Any]) -> dict[str, Any]:
     if "modality" not in description and "channel_names" in description:
         description["modality"] = description["channel_names"]
     labels = description.get("labels")
-    if isinstance(labels, dict) and "ignore" not in labels:
+    description.pop("ignore", None)
+    if isinstance(labels, dict) and isinstance(labels.get("ignore"), int):
+        description["ignore"] = labels["ignore"]
+        description["labels"] = labels = {name: value for name, value in labels.items() if name != "ignore"}
+    if isinstance(labels, dict):
         values = list(labels.values())
         if all(isinstance(value, int) for value in values) and len(set(values)) == len(values):
             description["labels"] = {str(value): name for name, value in labels.items()}

@@ -23,7 +23,7 @@ from unet_bundle.io.layouts.names import (
     scans_in,
 )
 from unet_bundle.io.layouts.patterns import survey_patterns
-from unet_bundle.io.layouts.survey import Case, Survey, group_channels, pair_folders, sorted_by_name
+from unet_bundle.io.layouts.survey import REFUSE, Case, Survey, group_channels, pair_folders, sorted_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ def survey_cases(
     dataset_dir: FilePath | None,
     image_files: str | Sequence[str] | None = None,
     label_files: str | None = None,
+    missing_channels: str = REFUSE,
 ) -> Survey:
     """Look for labelled cases and say what does not fit together.
 
@@ -45,6 +46,8 @@ def survey_cases(
         image_files: pattern of the image files, for example ``"*/{case}.nii.gz"``, or one for each channel; None: the
             layout is found by looking.
         label_files: pattern of the label files; given with `image_files` or not at all.
+        missing_channels: what becomes of cases that lack a channel, where the files are paired by their names; see
+            `unet_bundle.io.layouts.survey.group_channels`.
 
     Returns:
         Cases sorted by name, and problems. A data set with problems only has no case.
@@ -60,7 +63,7 @@ def survey_cases(
     if image_files is not None and label_files is not None:
         found = survey_patterns(folder, image_files, label_files)
     else:
-        found = _by_looking(folder)
+        found = _by_looking(folder, missing_channels)
     found.cases = sorted_by_name(found.cases)
     found.problems.sort(key=lambda problem: (problem.file, problem.kind))
     return found
@@ -70,6 +73,7 @@ def find_cases(
     dataset_dir: FilePath | None,
     image_files: str | Sequence[str] | None = None,
     label_files: str | None = None,
+    missing_channels: str = REFUSE,
 ) -> list[Case]:
     """The labelled cases of a data set; the layout is found by looking.
 
@@ -80,6 +84,7 @@ def find_cases(
         dataset_dir: folder of the data set.
         image_files: see `survey_cases`, as `label_files`.
         label_files: stated for data sets in no known layout.
+        missing_channels: see `survey_cases`.
 
     Returns:
         ``{"image": path, "label": path}`` for each case, sorted by case name; where each channel is a file,
@@ -90,7 +95,7 @@ def find_cases(
         InputError: as `survey_cases`; or if no labelled case is found, a listed file is missing, a label has no image,
             or a case lacks a channel.
     """
-    found = survey_cases(dataset_dir, image_files, label_files)
+    found = survey_cases(dataset_dir, image_files, label_files, missing_channels)
     for problem in found.problems:
         if problem.fatal:
             raise InputError(f"{problem.file} {problem.message}")
@@ -140,7 +145,10 @@ def find_study(
 
 
 def find_images(
-    dataset_dir: FilePath | None, channels: int | None = None, dicom: Mapping[str, Any] | None = None
+    dataset_dir: FilePath | None,
+    channels: int | None = None,
+    dicom: Mapping[str, Any] | None = None,
+    missing_channels: str = REFUSE,
 ) -> list[Case]:
     """The scans to segment: one file, the test scans of a data set, every scan of a plain folder, or of a DICOM study.
 
@@ -151,6 +159,8 @@ def find_images(
         channels: channels of a scan. If that is more than one, files of a plain folder that are all named
             ``<case>_0000``, ``<case>_0001``, ... are taken for channels; None: each file is a scan.
         dicom: arguments of `unet_bundle.io.DicomSeriesReader`; with ``modality`` only such series fit.
+        missing_channels: what becomes of scans that lack the file of a channel, see
+            `unet_bundle.io.layouts.survey.group_channels`.
 
     Returns:
         ``{"image": path}`` for each scan, sorted by case name; a list of paths where each channel is a file. For a
@@ -171,7 +181,8 @@ def find_images(
     if (folder / "dataset.json").is_file():
         contents = read_dataset_json(folder)
         if _is_nnunet(folder, contents) and scans_in(folder / "imagesTs"):
-            return sorted_by_name(group_channels(scans_in(folder / "imagesTs"), _channels_of(folder, contents)))
+            count = _channels_of(folder, contents)
+            return sorted_by_name(group_channels(scans_in(folder / "imagesTs"), count, missing_channels))
         listed = contents.get("test", [])
         if not isinstance(listed, list):
             raise InputError(f"dataset.json of {folder.name}: 'test' must be a list of image files")
@@ -184,11 +195,11 @@ def find_images(
             f"and no picture ({', '.join(PICTURE_SUFFIXES)}): give the folder of the scans"
         )
     if channels is not None and channels > 1:
-        return sorted_by_name(group_channels(scans, channels))
+        return sorted_by_name(group_channels(scans, channels, missing_channels))
     return sorted_by_name({"image": str(path)} for path in scans)
 
 
-def _by_looking(folder: Path) -> Survey:
+def _by_looking(folder: Path, missing_channels: str) -> Survey:
     contents = read_dataset_json(folder) if (folder / "dataset.json").is_file() else None
     surveys: list[Survey] = []
     if contents is not None and _is_nnunet(folder, contents):
@@ -199,13 +210,15 @@ def _by_looking(folder: Path) -> Survey:
                 folder / "labelsTr",
                 _channels_of(folder, contents),
                 suffixed=True,
+                missing_channels=missing_channels,
             )
         )
     elif contents is not None:
         surveys.append(_survey_list(folder, contents))
     for images, labels in FOLDER_PAIRS:
         if (folder / images).is_dir() and (folder / labels).is_dir():
-            surveys.append(pair_folders(f"{images}/ and {labels}/", folder / images, folder / labels))
+            layout = f"{images}/ and {labels}/"
+            surveys.append(pair_folders(layout, folder / images, folder / labels, missing_channels=missing_channels))
     bids = survey_bids(folder)
     if bids is not None:
         surveys.append(bids)

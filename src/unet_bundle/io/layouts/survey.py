@@ -5,11 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unet_bundle.errors import InputError
+from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io.layouts.names import case_name, relative_name, scans_in, split_channel
 
 Case = dict[str, Any]
 """``{"image": path or list of paths, "label": path}``."""
+
+
+MISSING = "missing_channels"
+"""Key under which a case lists the channels that have no file, and the metadata of its image those that are empty."""
+REFUSE = "refuse"
+MISSING_CHANNELS = (REFUSE, "zero")
+"""What becomes of a scan that lacks a channel: it is refused, or the channel is zero after normalisation."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,12 @@ class Survey:
 
 
 def pair_folders(
-    layout: str, images: Path, labels: Path, channels: int | None = None, suffixed: bool | None = None
+    layout: str,
+    images: Path,
+    labels: Path,
+    channels: int | None = None,
+    suffixed: bool | None = None,
+    missing_channels: str = REFUSE,
 ) -> Survey:
     """Pair the files of two folders by name: ``a`` with ``a``, or ``a_0000``, ``a_0001``, ... with ``a``.
 
@@ -65,7 +77,9 @@ def pair_folders(
         labels: folder of the label maps, beside it.
         channels: channel files that a case must have, if that is known; None: as many as the case that has most.
         suffixed: True: every image has a channel's suffix, as nnU-Net wants it; None: either is fine.
+        missing_channels: one of `MISSING_CHANNELS`, see `group_channels`.
     """
+    _check_missing_channels(missing_channels)
     survey = Survey(layout, images.parent)
     whole, by_channel = _by_case(scans_in(images))
     if suffixed:
@@ -91,7 +105,7 @@ def pair_folders(
         if not files:
             remedy = "add the image or take the label away"
             survey.add_problem("label without image", label, f"has no image in {images.name}: {remedy}")
-        elif missing:
+        elif missing and missing_channels == REFUSE:
             survey.add_problem(
                 "missing channel",
                 label,
@@ -104,7 +118,8 @@ def pair_folders(
                 f"is one channel more than the {len(needed)} that dataset.json states: take it away or state it",
             )
         else:
-            survey.cases.append({"image": [str(files[number]) for number in needed], "label": str(label)})
+            case: Case = {"image": [str(files[number]) for number in sorted(files)], "label": str(label)}
+            survey.cases.append({**case, MISSING: missing} if missing else case)
     for path in scans_in(images):
         if path not in taken:
             message = f"has no label in {labels.name}, so it is not trained on: add the label or take the image away"
@@ -112,28 +127,43 @@ def pair_folders(
     return survey
 
 
-def group_channels(paths: Sequence[Path], channels: int | None) -> list[Case]:
+def group_channels(paths: Sequence[Path], channels: int | None, missing_channels: str = REFUSE) -> list[Case]:
     """Unlabelled scans, the channel files of a scan put together if that is how they are named.
 
     Args:
         paths: files of one folder.
         channels: channels of a scan; None: as many as the scan that has most. Files are channels only if all are named
             ``<case>_NNNN`` with a number below that.
+        missing_channels: one of `MISSING_CHANNELS`; with ``"zero"`` a scan that lacks channels has their numbers under
+            the key `MISSING`.
 
     Raises:
-        InputError: if a channel of a scan is missing.
+        ConfigError: if `missing_channels` is another.
+        InputError: if a channel of a scan is missing and that is refused.
     """
+    _check_missing_channels(missing_channels)
     whole, by_channel = _by_case(paths)
     if len(whole) > sum(len(files) for files in by_channel.values()):
         return [{"image": str(path)} for path in paths]
     count = channels or max((max(files) + 1 for files in by_channel.values()), default=0)
     if any(number >= count for files in by_channel.values() for number in files):
         return [{"image": str(path)} for path in paths]
+    cases: list[Case] = []
     for name, files in by_channel.items():
         missing = [number for number in range(count) if number not in files]
-        if missing:
-            raise InputError(f"{name} lacks its channel {name}_{missing[0]:04d}, {count} are needed: add the file")
-    return [{"image": [str(files[number]) for number in range(count)]} for files in by_channel.values()]
+        if missing and missing_channels == REFUSE:
+            raise InputError(
+                f"{name} lacks its channel {name}_{missing[0]:04d}, {count} are needed: add the file, or, if "
+                "the model was trained to do without (channel_dropout), set missing_channels to 'zero'"
+            )
+        case: Case = {"image": [str(files[number]) for number in sorted(files)]}
+        cases.append({**case, MISSING: missing} if missing else case)
+    return cases
+
+
+def _check_missing_channels(choice: str) -> None:
+    if choice not in MISSING_CHANNELS:
+        raise ConfigError(f"missing_channels is {choice!r}: it must be one of {', '.join(MISSING_CHANNELS)}")
 
 
 def sorted_by_name(cases: Iterable[Case]) -> list[Case]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unet_bundle.planning.plan import Plan
-from unet_bundle.planning.template.shared import Config
+from unet_bundle.planning.template.shared import Config, has_own_channels
 
 HALF_TURN = 180.0
 """Degrees of half a turn: the largest rotation in an anisotropic plane, as nnU-Net turns there."""
@@ -19,7 +19,8 @@ MAX_SAMPLES_PER_CLASS = 10_000
 def patch_transforms(plan: Plan) -> list[Config | str]:
     """What the loader does anew for every patch: draw it, and change intensities or leave both to the device."""
     both: Mapping[str, Any] = {"keys": ["image", "label"]}
-    label_type = "$torch.uint8" if len(plan.labels) <= 256 else "$torch.float32"
+    values = len(plan.labels) + (plan.ignore_index is not None)
+    label_type = "$torch.uint8" if values <= 256 else "$torch.float32"
     return [
         {"_target_": "EnsureTyped", **both, "dtype": ["$torch.float32", label_type], "track_meta": False},
         {
@@ -44,6 +45,7 @@ def spatial(plan: Plan) -> Config:
         "mode": ["bilinear", "nearest"],
         "indices_key": "label_indices",
         "foreground_fraction": "@foreground_fraction" if plan.slice_axis is None else 1.0,
+        **_labelled_only(plan),
         "elastic_prob": "@elastic_prob",
         "elastic_sd": "@elastic_sd",
         "elastic_spacing": "@elastic_spacing",
@@ -80,9 +82,17 @@ def intensity(plan: Plan) -> Config:
                 **({"upsample_mode": "bilinear"} if plan.spatial_dims == 2 else {}),  # MONAI's default is trilinear
             },
             {"_target_": "RandAdjustContrastd", **image, "prob": 0.3, "gamma": [0.7, 1.5], "retain_stats": True},
+            *_dropout(plan),
         ],
         "deferred": "@augment_on_device",
     }
+
+
+def _dropout(plan: Plan) -> list[Config]:
+    """Last, so that a channel that is dropped is zero, as a missing one is in inference."""
+    if not has_own_channels(plan):
+        return []
+    return [{"_target_": "unet_bundle.transforms.RandDropChannelsd", "keys": "image", "prob": "@channel_dropout"}]
 
 
 def _slicing(plan: Plan) -> list[Config]:
@@ -96,8 +106,14 @@ def _slicing(plan: Plan) -> list[Config]:
             "axis": plan.slice_axis,
             "indices_key": "label_indices",
             "foreground_fraction": "@foreground_fraction",
+            **_labelled_only(plan),
         }
     ]
+
+
+def _labelled_only(plan: Plan) -> Config:
+    """Where labels are sparse, every patch shows some of them: the same for slices and for patches."""
+    return {} if plan.ignore_index is None else {"labelled_only": True}
 
 
 def _mirror_axes(plan: Plan) -> list[int]:

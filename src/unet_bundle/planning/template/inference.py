@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from unet_bundle.io.layouts.survey import REFUSE
 from unet_bundle.planning.model import Model
 from unet_bundle.planning.template.shared import (
     DEVICE,
     JOINED,
     STARTED,
     Config,
+    by_region,
     cases,
     cropping,
     dicom_reading,
     grid,
-    is_colour,
+    has_own_channels,
+    ignoring,
     loading,
     mean_dice,
     merging,
     network,
     splits_file,
     stated_files,
+    stated_regions,
+    stated_targets,
     stated_values,
     uneven_shares,
     windows,
@@ -50,7 +55,10 @@ def inference_config(plan: Model) -> Config:
         "smallest_object_ml": 0.0,
         "fill_holes": [],
         "num_workers": 0,
+        **_missing_channels(plan, REFUSE),
         "labels": plan.labels,
+        **stated_regions(plan),
+        **({} if plan.regions is None else {"region_channels": False}),
         **grid(plan),
         **dicom,
         **results(plan),
@@ -63,7 +71,8 @@ def inference_config(plan: Model) -> Config:
             "data": {
                 "_target_": "unet_bundle.io.find_images",
                 "dataset_dir": "@dataset_dir",
-                **({"channels": plan.in_channels} if plan.in_channels > 1 and not is_colour(plan) else {}),
+                **({"channels": plan.in_channels} if has_own_channels(plan) else {}),
+                **_missing_channels(plan, "@missing_channels"),
                 **{name: f"@{name}" for name in dicom},
             },
             "transform": "@preprocessing",
@@ -78,6 +87,7 @@ def inference_config(plan: Model) -> Config:
         "inferer": {
             "_target_": "unet_bundle.inferers.ScanInferer",
             **windows(plan, "@overlap"),
+            **_output(plan),
             "precision": "@precision",
             "runtime": "@runtime",
             "channels_last": "@channels_last",
@@ -103,6 +113,7 @@ def inference_config(plan: Model) -> Config:
                     "output_dir": "@output_dir",
                     "dtype": "uint8" if len(plan.labels) <= 256 else "uint16",
                     **{name: f"@{name}" for name in results(plan)},
+                    **({} if plan.regions is None else {"region_channels": "@region_channels"}),
                 },
             ],
         },
@@ -113,7 +124,12 @@ def inference_config(plan: Model) -> Config:
                 "load_path": "@checkpoint",
                 "load_dict": {"model": "@network"},
             },
-            {"_target_": "unet_bundle.evaluation.SaveVolumes", "labels": "@labels", "output_dir": "@output_dir"},
+            {
+                "_target_": "unet_bundle.evaluation.SaveVolumes",
+                "labels": "@labels",
+                "output_dir": "@output_dir",
+                **by_region(plan),
+            },
             {"_target_": "unet_bundle.training.StageTimes"},
             {"_target_": "unet_bundle.training.Progress", "description": "Segmenting"},
         ],
@@ -130,6 +146,36 @@ def inference_config(plan: Model) -> Config:
         "initialize": STARTED,
         "run": ["$@evaluator.run()"],
     }
+
+
+def _cleaning(plan: Model) -> list[Config]:
+    """What finds out whether cleaning helps; of sparse labels and of regions it cannot: it measures whole classes."""
+    if plan.ignore_index is not None or plan.regions is not None:
+        return []
+    return [
+        {
+            # Behind the scores: of a case that these refuse it has measured nothing.
+            "_target_": "unet_bundle.evaluation.ChooseCleaning",
+            "_disabled_": "$not @choose_cleaning",
+            "labels": "@labels",
+            "output_dir": "@output_dir",
+            "weights": "@checkpoint",
+            "cases": "@dataset::data",
+        }
+    ]
+
+
+def _missing_channels(plan: Model, choice: str) -> Config:
+    """What becomes of scans that lack a channel, where a scan has several."""
+    return {"missing_channels": choice} if has_own_channels(plan) else {}
+
+
+def _output(plan: Model) -> Config:
+    """Of regions: a label map they are painted in, or a channel for each."""
+    if plan.regions is None:
+        return {}
+    output = "$'regions' if @region_channels else 'labels'"
+    return {"output": output, **by_region(plan), "activation": "sigmoid"}
 
 
 def results(plan: Model) -> Config:
@@ -157,9 +203,10 @@ def evaluate_config(plan: Model) -> Config:
         "labels": plan.labels,
         "num_classes": len(plan.labels),
         **stated_values(plan),
+        **stated_targets(plan),
         "surface_tolerance": plan.surface_tolerance,
         "worst_cases": 3,
-        "choose_cleaning": False,
+        **({"choose_cleaning": False} if _cleaning(plan) else {}),
         "colors": plan.colors,
         "checkpoint": {
             "_target_": "unet_bundle.training.weights_to_score",
@@ -176,27 +223,24 @@ def evaluate_config(plan: Model) -> Config:
                 *([] if plan.label_values is None else [merging("label")]),
             ],
         },
-        "+dataset": {"data": cases(plan, "@part"), "transform": "@loading"},
-        "key_metric": mean_dice("val"),
+        "+dataset": {
+            "data": cases(plan, "@part", _missing_channels(plan, "@missing_channels")),
+            "transform": "@loading",
+        },
+        "key_metric": mean_dice(plan, "val"),
         "+evaluator": {"key_val_metric": "@key_metric"},
         "+handlers": [
             {
                 "_target_": "unet_bundle.evaluation.SaveScores",
                 "labels": "@labels",
                 "output_dir": "@output_dir",
+                **ignoring(plan),
+                **by_region(plan),
                 "surface_tolerance": "@surface_tolerance",
                 "worst_cases": "@worst_cases",
                 "colors": "@colors",
             },
-            {
-                # Behind the scores: of a case that these refuse it has measured nothing.
-                "_target_": "unet_bundle.evaluation.ChooseCleaning",
-                "_disabled_": "$not @choose_cleaning",
-                "labels": "@labels",
-                "output_dir": "@output_dir",
-                "weights": "@checkpoint",
-                "cases": "@dataset::data",
-            },
+            *_cleaning(plan),
         ],
         "initialize": STARTED,
         "run": ["$@evaluator.run()"],

@@ -25,6 +25,11 @@ def is_colour(plan: Model) -> bool:
     return wanted_channels(plan.modality) == "RGB"
 
 
+def has_own_channels(plan: Model) -> bool:
+    """Whether a scan has several channels that are scans of their own, of which one may be missing."""
+    return plan.in_channels > 1 and not is_colour(plan)
+
+
 def network(plan: Model) -> Config:
     """The network as a component."""
     return {"_target_": "unet_bundle.networks.UNet", **plan.network}
@@ -77,7 +82,12 @@ def loading(
         },
         *[merging(k) for k in keys[1:] if plan.label_values is not None],
         *[
-            {"_target_": "unet_bundle.transforms.CheckLabelsd", "keys": k, "num_classes": "@num_classes"}
+            {
+                "_target_": "unet_bundle.transforms.CheckLabelsd",
+                "keys": k,
+                "num_classes": "@num_classes",
+                **ignoring(plan),
+            }
             for k in keys[1:]
         ],
         {"_target_": "Orientationd", "keys": keys, "axcodes": "@orientation", "labels": None},
@@ -116,6 +126,29 @@ def merging(key: str) -> Config:
 def stated_values(plan: Model) -> Config:
     """Which values of label files are which class, if that is stated: a list for each class, background first."""
     return {} if plan.label_values is None else {"label_values": plan.label_values}
+
+
+def stated_targets(plan: Model) -> Config:
+    """Which value is to be ignored, and which regions are learnt instead of classes, if that is stated."""
+    return {
+        **({} if plan.ignore_index is None else {"ignore_index": plan.ignore_index}),
+        **stated_regions(plan),
+    }
+
+
+def stated_regions(plan: Model) -> Config:
+    """The regions that are learnt instead of classes, if they are stated."""
+    return {} if plan.regions is None else {"regions": plan.regions}
+
+
+def ignoring(plan: Model) -> Config:
+    """The argument that says which value is to be ignored."""
+    return {} if plan.ignore_index is None else {"ignore_index": "@ignore_index"}
+
+
+def by_region(plan: Model) -> Config:
+    """The argument that says which regions take the place of classes."""
+    return {} if plan.regions is None else {"regions": "@regions"}
 
 
 def windows(plan: Model, overlap: str) -> Config:
@@ -162,14 +195,21 @@ def splits_file(plan: Model) -> str | None:
     return None if plan.splits_file is None else f"$@bundle_root + '/{SPLITS}'"
 
 
-def cases(plan: Model, part: str) -> Config:
-    """The labelled cases of a part of a fold, as a component: hosts replace it by a list of their own."""
+def cases(plan: Model, part: str, arguments: Mapping[str, Any] = MappingProxyType({})) -> Config:
+    """The labelled cases of a part of a fold, as a component: hosts replace it by a list of their own.
+
+    Args:
+        plan: the plan.
+        part: ``"train"``, ``"validation"`` or a reference.
+        arguments: more of them for `unet_bundle.io.find_cases`.
+    """
     return {
         "_target_": "unet_bundle.io.select_cases",
         "cases": {
             "_target_": "unet_bundle.io.find_cases",
             "dataset_dir": "@dataset_dir",
             **{key: f"@{key}" for key in stated_files(plan)},
+            **arguments,
         },
         "part": part,
         "fold": "@fold",
@@ -185,6 +225,7 @@ def uneven_shares(dataset: str) -> Config:
     return {"_target_": "unet_bundle.training.case_shares", "dataset": dataset}
 
 
-def mean_dice(prefix: str) -> Config:
+def mean_dice(plan: Model, prefix: str) -> Config:
     """The metric by which weights are compared, under the name ``<prefix>_mean_dice``."""
-    return {f"{prefix}_mean_dice": {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}}
+    target = {"_target_": "unet_bundle.evaluation.MeanDice", "num_classes": "@num_classes"}
+    return {f"{prefix}_mean_dice": {**target, **ignoring(plan), **by_region(plan)}}

@@ -10,13 +10,17 @@ from unet_bundle.planning.template.shared import (
     OTHER_PROCESS,
     STARTED,
     Config,
+    by_region,
     cases,
     grid,
+    has_own_channels,
+    ignoring,
     loading,
     mean_dice,
     network,
     splits_file,
     stated_files,
+    stated_targets,
     stated_values,
     uneven_shares,
     windows,
@@ -49,6 +53,7 @@ def train_config(plan: Plan) -> Config:
         "weight_decay": 0.01,
         "precision": "auto",
         "foreground_fraction": plan.foreground_fraction,
+        **({"channel_dropout": plan.channel_dropout} if has_own_channels(plan) else {}),
         "elastic_prob": plan.elastic_prob,
         "elastic_sd": plan.elastic_sd,
         "elastic_spacing": plan.elastic_spacing,
@@ -59,6 +64,7 @@ def train_config(plan: Plan) -> Config:
         "augment_on_device": "$@device.type == 'cuda'",
         "num_classes": len(plan.labels),
         **stated_values(plan),
+        **stated_targets(plan),
         **grid(plan),
         "network_def": network(plan),
         "network": "$@network_def.to(@device)",
@@ -68,16 +74,7 @@ def train_config(plan: Plan) -> Config:
             "lr": "@learning_rate",
             "weight_decay": "@weight_decay",
         },
-        "loss": {
-            "_target_": "DeepSupervisionLoss",
-            "loss": {
-                "_target_": "DiceCELoss",
-                "include_background": False,
-                "to_onehot_y": True,
-                "softmax": True,
-                "batch": True,
-            },
-        },
+        "loss": {"_target_": "DeepSupervisionLoss", "loss": _loss(plan)},
         "events": {"_target_": "unet_bundle.training.EventWriter", "folder": "@output_dir", "resume": "@resume"},
         "train": {
             "deterministic_transforms": loading(plan, ["image", "label"]),
@@ -116,11 +113,8 @@ def train_config(plan: Plan) -> Config:
                 "intensity": "@train::intensity",
             },
             "inferer": {"_target_": "SimpleInferer"},
-            "postprocessing": {
-                "_target_": "Compose",
-                "transforms": [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}],
-            },
-            "key_metric": mean_dice("train"),
+            "postprocessing": {"_target_": "Compose", "transforms": [_decision(plan)]},
+            "key_metric": mean_dice(plan, "train"),
             "handlers": [
                 {
                     "_target_": "unet_bundle.training.LearningRate",
@@ -216,11 +210,8 @@ def train_config(plan: Plan) -> Config:
             },
             "inferer": {"_target_": "unet_bundle.inferers.SlabInferer", **windows(plan, "@val_overlap")},
             "step": {"_target_": "unet_bundle.training.EvaluationStep", "precision": "@precision"},
-            "postprocessing": {
-                "_target_": "Compose",
-                "transforms": [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}],
-            },
-            "key_metric": mean_dice("val"),
+            "postprocessing": {"_target_": "Compose", "transforms": [_decision(plan)]},
+            "key_metric": mean_dice(plan, "val"),
             "handlers": [
                 {
                     "_target_": "TensorBoardStatsHandler",
@@ -236,7 +227,7 @@ def train_config(plan: Plan) -> Config:
                 },
             ],
             "evaluator": _evaluator({"key_val_metric": "@validate::key_metric", "val_handlers": "@validate::handlers"}),
-            "scorer": _evaluator({"key_val_metric": mean_dice("val")}),
+            "scorer": _evaluator({"key_val_metric": mean_dice(plan, "val")}),
         },
         "initialize": [
             *STARTED,
@@ -244,6 +235,30 @@ def train_config(plan: Plan) -> Config:
         ],
         "run": ["$@train::trainer.run()"],
     }
+
+
+def _loss(plan: Plan) -> Config:
+    """Dice and cross-entropy: of classes, of classes where somebody labelled, or of regions."""
+    if plan.regions is not None:
+        loss = "unet_bundle.training.RegionDiceBCELoss"
+        return {"_target_": loss, "regions": "@regions", **ignoring(plan), "batch": True}
+    if plan.ignore_index is not None:
+        loss = "unet_bundle.training.IgnoreDiceCELoss"
+        return {"_target_": loss, **ignoring(plan), "include_background": False, "batch": True}
+    return {
+        "_target_": "DiceCELoss",
+        "include_background": False,
+        "to_onehot_y": True,
+        "softmax": True,
+        "batch": True,
+    }
+
+
+def _decision(plan: Plan) -> Config:
+    """From scores to a label map."""
+    if plan.regions is not None:
+        return {"_target_": "unet_bundle.transforms.PaintRegionsd", "keys": "pred", **by_region(plan)}
+    return {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
 
 
 def _evaluator(scoring: Config) -> Config:
