@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from unet_bundle.planning.card import BACKGROUND, TaskCard
+from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.docs import CITATIONS, NOTICE, markdown_table
+from unet_bundle.planning.label_rules import BACKGROUND
 from unet_bundle.planning.model import Model
 
 
