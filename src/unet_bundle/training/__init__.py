@@ -7,6 +7,7 @@ from unet_bundle.training.data import CaseDataset, CaseSampler
 from unet_bundle.training.distributed import case_shares, local_device, start_processes
 from unet_bundle.training.events import EventWriter, ValidationSlices
 from unet_bundle.training.handlers import Progress, StageTimes, TrainingLog
+from unet_bundle.training.losses import WeightedDeepSupervisionLoss, WeightedDiceCELoss
 from unet_bundle.training.publishing import PublishModel, weights_to_score
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep
@@ -27,6 +28,8 @@ __all__ = [
     "TrainStep",
     "TrainingLog",
     "ValidationSlices",
+    "WeightedDeepSupervisionLoss",
+    "WeightedDiceCELoss",
     "case_shares",
     "collate",
     "local_device",

@@ -1,9 +1,11 @@
 """Dictionary transforms, one file a concept."""
 
 from unet_bundle.transforms.body import is_above
+from unet_bundle.transforms.border_weight import BorderWeightd
 from unet_bundle.transforms.components import CleanLabelsd
 from unet_bundle.transforms.crop import CropToNonzerod
 from unet_bundle.transforms.elastic import RandElasticDeform, RandElasticDeformd
+from unet_bundle.transforms.instances import InstancesFromLabelsd, SeparateObjectsd
 from unet_bundle.transforms.intensity import RandIntensityd
 from unet_bundle.transforms.labels import CheckLabelsd, LabelValues, MergeLabelsd
 from unet_bundle.transforms.normalize import NormalizeChannelsd
@@ -13,9 +15,11 @@ from unet_bundle.transforms.spacing import ResampleToSpacingd
 from unet_bundle.transforms.spatial import RandSpatiald
 
 __all__ = [
+    "BorderWeightd",
     "CheckLabelsd",
     "CleanLabelsd",
     "CropToNonzerod",
+    "InstancesFromLabelsd",
     "LabelValues",
     "MergeLabelsd",
     "MergeRegionsd",
@@ -26,5 +30,6 @@ __all__ = [
     "RandSliced",
     "RandSpatiald",
     "ResampleToSpacingd",
+    "SeparateObjectsd",
     "is_above",
 ]
