@@ -16,8 +16,8 @@ THRESHOLDS = tuple(step / 100 for step in range(50, 100, 5))
 an object matches one other at most."""
 
 DEFINITIONS = {
-    "ap": "TP / (TP + FP + FN) of objects that match with an IoU above a threshold, mean over the thresholds 0.5, 0.55, "
-    "... 0.95 (Data Science Bowl 2018)",
+    "ap": "TP / (TP + FP + FN), where objects match that have an IoU above a threshold; mean over the thresholds 0.5, "
+    "0.55, ... 0.95 (Data Science Bowl 2018)",
     "ap50": "the same at 0.5",
     "ap75": "the same at 0.75",
     "seg": "mean over true objects of the IoU with the object that covers more than half of it, 0 if none does "

@@ -25,7 +25,7 @@ _CHOICES = (
     "network.kernel_sizes", "network.encoder", "network.convolutions_per_stage",
     "network.decoder_convolutions_per_stage", "network.norm", "network.activation", "network.dropout",
     "network.deep_supervision", "batch_size", "mirror_axes", "elastic_prob", "elastic_sd",
-    "elastic_spacing", "foreground_fraction", "overlap", "learning_rate",
+    "elastic_spacing", "foreground_fraction", "border_weight", "overlap", "learning_rate",
     "iterations_per_epoch", "max_epochs", "val_interval", "num_workers",
 )  # fmt: skip
 
@@ -86,6 +86,18 @@ def _labels(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
         + markdown_table(
             ["value", "label", f"median {'pixels' if _pictures(plan) else 'ml'}", "in cases", "coded terms"], rows
         )
+        + _objects(plan)
+    )
+
+
+def _objects(plan: Plan) -> str:
+    if not plan.instances:
+        return ""
+    ending = "png" if _pictures(plan) else "nii.gz"
+    return (
+        "\n\nSingle objects are told apart. In training a seam of background is opened between objects that touch; in "
+        "a result the objects of a class are those that hang together, the seam is closed again, and "
+        f"`<name>_instances.{ending}` has a number for each."
     )
 
 

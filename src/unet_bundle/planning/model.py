@@ -31,6 +31,8 @@ class Model:
         label_files: Pattern of the label files, or None.
         surface_tolerance: Tolerance of the surface Dice in mm: of all labels, or by label name.
         label_values: For each class the values of the label files that become it, or None: they are the classes.
+        instances: Whether label files number single objects, and results do.
+        border_weight: Arguments of `unet_bundle.transforms.BorderWeightd`, or None for a loss without weights.
         colors: Red, green and blue (0 to 255) by label name, of those the task card states.
         segments: Value, colour and coded terms of each label but the background, for formats of results that hold them.
         algorithm: Name, version and family (a coded term) of the model, for the same.
@@ -59,6 +61,8 @@ class Model:
     label_files: str | None = None
     surface_tolerance: float | dict[str, float] = 1.0
     label_values: list[list[int | str]] | None = None
+    instances: bool = False
+    border_weight: dict[str, Any] | None = None
     colors: dict[str, list[int]] = field(default_factory=dict)
     segments: dict[str, dict[str, Any]] = field(default_factory=dict)
     algorithm: dict[str, Any] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from unet_bundle.planning.template.shared import (
     uneven_shares,
     windows,
 )
+from unet_bundle.transforms.instances import INSTANCES
 
 
 def inference_config(plan: Model) -> Config:
@@ -49,6 +50,7 @@ def inference_config(plan: Model) -> Config:
         "keep_largest": [],
         "smallest_object_ml": 0.0,
         "fill_holes": [],
+        **({"core": 0.0} if plan.instances else {}),
         "num_workers": 0,
         "labels": plan.labels,
         **grid(plan),
@@ -97,6 +99,7 @@ def inference_config(plan: Model) -> Config:
                     "smallest_object_ml": "@smallest_object_ml",
                     "fill_holes": "@fill_holes",
                 },
+                *_numbering(plan),
                 {
                     "_target_": "unet_bundle.io.SaveImaged",
                     "keys": "pred",
@@ -104,6 +107,7 @@ def inference_config(plan: Model) -> Config:
                     "dtype": "uint8" if len(plan.labels) <= 256 else "uint16",
                     **{name: f"@{name}" for name in results(plan)},
                 },
+                *_numbers(plan),
             ],
         },
         "handlers": [
@@ -130,6 +134,29 @@ def inference_config(plan: Model) -> Config:
         "initialize": STARTED,
         "run": ["$@evaluator.run()"],
     }
+
+
+def _numbering(plan: Model) -> list[Config]:
+    """Number the objects, for data sets whose label files do."""
+    if not plan.instances:
+        return []
+    return [{"_target_": "unet_bundle.transforms.InstancesFromLabelsd", "keys": "pred", "core": "@core"}]
+
+
+def _numbers(plan: Model) -> list[Config]:
+    """Write the numbered objects beside the classes: PNG of pictures, NIfTI of all scans, 16 bits."""
+    if not plan.instances:
+        return []
+    return [
+        {
+            "_target_": "unet_bundle.io.SaveImaged",
+            "keys": INSTANCES,
+            "output_dir": "@output_dir",
+            "output_postfix": INSTANCES,
+            "dtype": "uint16",
+            **({"output_format": "nifti"} if plan.unit == "mm" else {}),
+        }
+    ]
 
 
 def results(plan: Model) -> Config:
@@ -173,6 +200,7 @@ def evaluate_config(plan: Model) -> Config:
             "transforms": [
                 "@preprocessing",
                 {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1},
+                *([{"_target_": "CopyItemsd", "keys": "label", "names": "label_objects"}] if plan.instances else []),
                 *([] if plan.label_values is None else [merging("label")]),
             ],
         },
@@ -187,6 +215,7 @@ def evaluate_config(plan: Model) -> Config:
                 "surface_tolerance": "@surface_tolerance",
                 "worst_cases": "@worst_cases",
                 "colors": "@colors",
+                **({"objects": True} if plan.instances else {}),
             },
             {
                 # Behind the scores: of a case that these refuse it has measured nothing.

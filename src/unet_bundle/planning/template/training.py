@@ -7,6 +7,7 @@ from unet_bundle.planning.template.augmentation import intensity, patch_transfor
 from unet_bundle.planning.template.shared import (
     DEVICE,
     JOINED,
+    LABEL_WEIGHT,
     OTHER_PROCESS,
     STARTED,
     Config,
@@ -59,6 +60,7 @@ def train_config(plan: Plan) -> Config:
         "augment_on_device": "$@device.type == 'cuda'",
         "num_classes": len(plan.labels),
         **stated_values(plan),
+        **({} if plan.border_weight is None else {"border_weight": plan.border_weight}),
         **grid(plan),
         "network_def": network(plan),
         "network": "$@network_def.to(@device)",
@@ -68,16 +70,7 @@ def train_config(plan: Plan) -> Config:
             "lr": "@learning_rate",
             "weight_decay": "@weight_decay",
         },
-        "loss": {
-            "_target_": "DeepSupervisionLoss",
-            "loss": {
-                "_target_": "DiceCELoss",
-                "include_background": False,
-                "to_onehot_y": True,
-                "softmax": True,
-                "batch": True,
-            },
-        },
+        "loss": _loss(plan),
         "events": {"_target_": "unet_bundle.training.EventWriter", "folder": "@output_dir", "resume": "@resume"},
         "train": {
             "deterministic_transforms": loading(plan, ["image", "label"]),
@@ -114,6 +107,7 @@ def train_config(plan: Plan) -> Config:
                 "_target_": "unet_bundle.training.PrepareBatch",
                 "spatial": "@train::spatial",
                 "intensity": "@train::intensity",
+                **({} if plan.border_weight is None else {"weight_key": LABEL_WEIGHT}),
             },
             "inferer": {"_target_": "SimpleInferer"},
             "postprocessing": {
@@ -243,6 +237,24 @@ def train_config(plan: Plan) -> Config:
             {"_target_": "monai.utils.set_determinism", "seed": "@seed"},
         ],
         "run": ["$@train::trainer.run()"],
+    }
+
+
+def _loss(plan: Plan) -> Config:
+    """Dice and cross-entropy of every head; the cross-entropy weighted where the card asks for it."""
+    options = {"include_background": False, "batch": True}
+    if plan.border_weight is not None:
+        weighted = {"_target_": "unet_bundle.training.WeightedDiceCELoss", **options}
+        return {"_target_": "unet_bundle.training.WeightedDeepSupervisionLoss", "loss": weighted}
+    return {
+        "_target_": "DeepSupervisionLoss",
+        "loss": {
+            "_target_": "DiceCELoss",
+            "include_background": False,
+            "to_onehot_y": True,
+            "softmax": True,
+            "batch": True,
+        },
     }
 
 
