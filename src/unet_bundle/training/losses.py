@@ -64,7 +64,7 @@ class WeightedDeepSupervisionLoss(DeepSupervisionLoss):
 
     def forward(
         self,
-        input: torch.Tensor | Sequence[torch.Tensor],  # noqa: A002
+        input: torch.Tensor | list[torch.Tensor] | None,  # noqa: A002
         target: torch.Tensor,
         weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -74,8 +74,13 @@ class WeightedDeepSupervisionLoss(DeepSupervisionLoss):
             input: logits, shape [batch, classes, *spatial]; or those of several heads, the finest first.
             target: class indices, shape [batch, 1, *spatial].
             weights: of each voxel, shape [batch, 1, *spatial]; None: all 1.
+
+        Raises:
+            ValueError: if there are no logits.
         """
-        heads = list(input) if isinstance(input, list | tuple) else [input]
+        if input is None:
+            raise ValueError("there are no logits to compute a loss of")
+        heads = [input] if isinstance(input, torch.Tensor) else input
         total = torch.zeros((), device=target.device)
         for head, share in zip(heads, self.get_weights(len(heads)), strict=True):
             size = head.shape[2:]
