@@ -105,7 +105,7 @@ def _consecutive(objects: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.
     counts = np.bincount(voxels.ravel(), minlength=1)
     counts[0] = 0
     present = counts > 0
-    numbers: npt.NDArray[np.int64] = np.cumsum(present) * present
+    numbers: npt.NDArray[np.int64] = np.cumsum(present, dtype=np.int64) * present
     return numbers[voxels], counts[present]
 
 

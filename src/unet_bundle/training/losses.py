@@ -42,13 +42,17 @@ class WeightedDiceCELoss(_Loss):
         """
         logits = input.float()
         shares, truth = logits.softmax(dim=1), one_hot(target, num_classes=logits.shape[1])
-        entropy = F.cross_entropy(logits, target[:, 0].long(), reduction="none")
+        voxelwise = F.cross_entropy(logits, target[:, 0].long(), reduction="none")
         if weights is None:
-            return self.dice(shares, truth) + entropy.mean()
-        weights = weights.float()
-        counted = (weights > 0).to(shares.dtype)
-        weighted = (entropy * weights[:, 0]).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-        return self.dice(shares * counted, truth * counted) + weighted
+            entropy = voxelwise.mean()
+        else:
+            weights = weights.float()
+            counted = (weights > 0).to(shares.dtype)
+            shares, truth = shares * counted, truth * counted
+            total = weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+            entropy = (voxelwise * weights[:, 0]).sum() / total
+        loss: torch.Tensor = self.dice(shares, truth) + entropy
+        return loss
 
 
 class WeightedDeepSupervisionLoss(DeepSupervisionLoss):

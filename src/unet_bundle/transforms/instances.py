@@ -56,7 +56,7 @@ def open_seams(objects: Numbers) -> Numbers:
     if not seam.any():
         return objects
     kept = np.bincount(objects[~seam], minlength=int(objects.max()) + 1) > 0
-    opened = objects.copy()
+    opened: Numbers = objects.copy()
     opened[seam & kept[objects]] = 0
     return opened
 

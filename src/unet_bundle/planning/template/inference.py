@@ -100,6 +100,7 @@ def inference_config(plan: Model) -> Config:
                     "fill_holes": "@fill_holes",
                 },
                 *_numbering(plan),
+                *_numbers(plan),
                 {
                     "_target_": "unet_bundle.io.SaveImaged",
                     "keys": "pred",
@@ -107,7 +108,6 @@ def inference_config(plan: Model) -> Config:
                     "dtype": "uint8" if len(plan.labels) <= 256 else "uint16",
                     **{name: f"@{name}" for name in results(plan)},
                 },
-                *_numbers(plan),
             ],
         },
         "handlers": [
@@ -144,7 +144,10 @@ def _numbering(plan: Model) -> list[Config]:
 
 
 def _numbers(plan: Model) -> list[Config]:
-    """Write the numbered objects beside the classes: PNG of pictures, NIfTI of all scans, 16 bits."""
+    """Write the numbered objects, 16 bits: PNG of pictures, NIfTI of all scans.
+
+    Before the classes: a scan whose classes are there is taken for done.
+    """
     if not plan.instances:
         return []
     return [
