@@ -232,6 +232,7 @@ def fit(case: Case) -> None:
     """Fit the bundle's weights to the scan and its labels: patches at random and round voxels of every class alike."""
     import numpy as np
     import torch
+
     from unet_bundle.io import LoadImaged
     from unet_bundle.transforms import MergeLabelsd, NormalizeChannelsd, ResampleToSpacingd
 

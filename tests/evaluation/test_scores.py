@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.evaluation import MeanDice, SaveScores
 from unet_bundle.evaluation.metrics import ClassScores, case_scores
-from unet_bundle.evaluation.report import as_table, describe, score_report
+from unet_bundle.evaluation.report import as_table, describe, describe_objects, score_report
 from unet_bundle.evaluation.scores import dice_table
 from unet_bundle.io import LoadImaged, find_cases
 from unet_bundle.transforms import region_masks
@@ -82,6 +82,36 @@ def test_means_leave_out_what_was_nowhere_to_be_found():
     ]
     assert len({len(line) for line in as_table(report)}) == 1, "columns are aligned"
     assert score_report({}, CLASSES, [1.0] * 3)["mean"] is None
+
+
+def test_objects_are_in_both_files_and_in_the_line(tmp_path):
+    """Two cases: found as they are; two that touch found as one."""
+    label = MetaTensor(torch.zeros(1, 12, 12), affine=torch.eye(3))
+    label[:, 2:6, 2:10], label[:, 6:10, 2:10] = 41, 700
+    classes = MetaTensor((label > 0).as_tensor().float(), meta=label.meta)
+    items = []
+    for name, instances in (("a.png", label), ("b.png", classes)):
+        pred = MetaTensor(classes.as_tensor(), meta={**label.meta, "filename_or_obj": name})
+        items.append({"label": classes, "pred": pred, "label_objects": label, "instances": instances.int()})
+    engine = Engine(lambda _engine, batch: batch)
+    SaveScores({"background": 0, "cell": 1}, str(tmp_path), objects=True).attach(engine)
+    engine.run([items])
+    report = json.loads((tmp_path / "scores.json").read_text())
+    objects = report["objects"]
+    assert objects["cases"]["a"] == {
+        "ap": 1.0, "ap50": 1.0, "ap75": 1.0, "seg": 1.0, "aji": 1.0, "merged": 0.0, "true": 2.0, "found": 2.0,
+    }  # fmt: skip
+    assert objects["cases"]["b"]["ap"] == 0.0
+    assert objects["mean"]["seg"] == 0.75
+    assert objects["total"] == {"merged": 1, "true": 4, "found": 3}
+    assert set(objects["definitions"]) == set(objects["mean"])
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert float(rows["b"]["objects_merged"]) == 1
+    assert float(rows["mean"]["objects_ap"]) == 0.5
+    assert describe_objects(report) == (
+        "AP 0.5000, AP at IoU 0.5 0.5000, SEG 0.7500, AJI 0.7500; 3 found, 4 true, 1 merged from several"
+    )
 
 
 # --- the files --------------------------------------------------------------------------------------------------

@@ -154,10 +154,39 @@ def test_label_values_that_cannot_be_are_refused(tmp_path, values, message):
         load_card(write(tmp_path, {"label_values": values}), {})
 
 
+CELLS = {"label_values": {"kidney left": "1-99", "kidney right": "100-199"}, "instances": True}
+
+
+def test_border_weights_are_the_papers_where_the_card_leaves_them_open(tmp_path):
+    assert load_card(write(tmp_path, {}), {}).border_weight is None
+    assert load_card(write(tmp_path, CELLS), {}).border_weight is None
+    for stated, sigma in (({}, 5.0), ({"sigma": 2}, 2)):
+        card = load_card(write(tmp_path, {**CELLS, "border_weight": stated}), {})
+        assert card.border_weight == {"w0": 10.0, "sigma": sigma, "balance": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"instances": True}, "instances needs label_values"),
+        ({**CELLS, "instances": "yes"}, "instances must be true or false"),
+        ({**CELLS, "instances": False, "border_weight": {}}, "state 'instances: true', too"),
+        ({**CELLS, "border_weight": True}, "must be such as {w0: 10, sigma: 5}"),
+        ({**CELLS, "border_weight": {"sigmas": 5}}, "did you mean 'sigma'"),
+        ({**CELLS, "border_weight": {"w0": -1}}, "must have a w0 of at least 0"),
+        ({**CELLS, "border_weight": {"sigma": "5 px"}}, "a sigma above 0"),
+        ({**CELLS, "border_weight": {"balance": 1}}, "true or false for balance"),
+    ],
+)
+def test_objects_and_weights_that_cannot_be_are_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_card(write(tmp_path, changes), {})
+
+
 def test_rgb_stands_for_three_channels(tmp_path):
     assert load_card(write(tmp_path, {"modality": ["RGB"]}), {}).modality == ["red", "green", "blue"]
 
 
-@pytest.mark.parametrize("name", ["nuclei", "totalsegmentator_ct", "spinalcord"])
+@pytest.mark.parametrize("name", ["nuclei", "nuclei_borders", "totalsegmentator_ct", "spinalcord"])
 def test_cards_of_the_data_sets_are_right(name):
     load_card(HIPPOCAMPUS_CARD.with_name(f"{name}.yaml"), {})

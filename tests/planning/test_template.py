@@ -70,6 +70,11 @@ def plan(kind: str) -> Plan:
         task, spacing, shape = card(), [1.0, 1.0], [256, 256]
     elif kind == "thick slices, CT and MR":
         task, spacing, shape = card(modality=["CT", "MRI"]), [0.8, 0.8, 5.0], [320, 320, 24]
+    elif kind == "numbered objects in slices":
+        values = {"left": ["1-99"], "right": ["100-199"]}
+        weight = {"w0": 10.0, "sigma": 5.0, "balance": True}
+        task = card(label_values=values, instances=True, border_weight=weight, overrides={"configuration": "2d"})
+        spacing, shape = [0.8, 0.8, 5.0], [320, 320, 24]
     elif kind == "left and right":
         task, spacing, shape = card(left_right_pairs=[["left", "right"]]), [1.0, 1.0, 1.0], [96, 96, 96]
     elif kind == "sparse regions":
@@ -84,7 +89,10 @@ def plan(kind: str) -> Plan:
     return make_plan(fingerprint(spacing, shape, task), task, "24GB")
 
 
-KINDS = ("2D", "thick slices, CT and MR", "left and right", "300 classes", "sparse regions", "sparse slices")
+KINDS = (
+    "2D", "thick slices, CT and MR", "left and right", "300 classes", "sparse regions", "sparse slices",
+    "numbered objects in slices",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -203,14 +211,19 @@ def test_random_transforms_give_patches_of_the_plans_size(any_plan):
     if any_plan.slice_axis is not None:
         shape.insert(any_plan.slice_axis, 5)
     label = torch.zeros(1, *shape)
+    weights = {} if any_plan.border_weight is None else {"label_weight": label + 1.5}
     label[:, 1:3, 1:3] = 2
     for seed in range(4):
         transform.set_random_state(seed)
-        item = transform({"image": torch.rand(any_plan.in_channels, *shape), "label": label})
+        item = transform({"image": torch.rand(any_plan.in_channels, *shape), "label": label, **weights})
         assert list(item["image"].shape) == [any_plan.in_channels, *any_plan.patch_size]
         assert list(item["label"].shape) == [1, *any_plan.patch_size]
         assert set(item["label"].unique().tolist()) <= {0.0, 2.0}, "a label is never blended"
         assert torch.isfinite(item["image"]).all()
+        for key in weights:
+            assert item[key].shape == item["label"].shape
+            assert 1.49 <= item[key].max() <= 1.51
+            assert not item["label"][item[key] == 0].any(), "no weight beyond the scan"
 
 
 def test_left_and_right_change_places_where_the_card_wants_them_mirrored():

@@ -89,6 +89,39 @@ def test_a_trainer_takes_what_is_deferred() -> None:
     assert [case["image"].shape for case in trainer.state.batch] == [(2, *PATCH)] * 3
 
 
+@pytest.mark.parametrize("deferred", [True, False])
+def test_weights_travel_to_the_loss_with_their_labels(deferred: bool) -> None:
+    """Weights that are a function of the label stay one: drawn, deformed and mirrored alike, wherever it is done."""
+    spatial = RandSpatiald(
+        ["image", "label", "label_weight"], PATCH, mode=["bilinear", "nearest", "nearest"], elastic_prob=1.0,
+        rotate_range=[30.0] * 3, rotate_prob=1.0, flip_axes=[0, 1, 2], deferred=deferred,
+    )  # fmt: skip
+    _, intensity = chain(deferred=deferred)
+    cases = [{**scan, "label_weight": scan["label"].float() * 2 + 1} for scan in scans()]
+    seen: list[torch.Tensor] = []
+
+    def loss(logits: torch.Tensor, label: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        seen.append(weights)
+        inside = weights > 0
+        assert inside.any()
+        assert torch.equal(weights[inside], label[inside] * 2.0 + 1)
+        return logits.square().mean()
+
+    network = torch.nn.Conv3d(2, 3, 1)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=DataLoader(Dataset(cases, Compose([spatial, intensity])), batch_size=3, collate_fn=collate),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.1),
+        loss_function=loss,
+        prepare_batch=PrepareBatch(spatial, intensity, weight_key="label_weight"),
+        iteration_update=TrainStep(),
+    )
+    trainer.run()
+    assert [weights.shape for weights in seen] == [(3, 1, *PATCH)]
+
+
 def test_only_what_a_patch_needs_is_sent() -> None:
     spatial, _ = chain(deferred=True)
     scan = {"image": torch.rand(1, 90, 90, 90), "label": torch.zeros(1, 90, 90, 90, dtype=torch.uint8)}

@@ -28,7 +28,8 @@ FILES = ("inference.json", "evaluate.json")
 EPILOG = f"""\
 Predictions go to the scans' own grids and are compared with the untouched label files there.
 Writes to the output folder: the predictions; scores.csv and scores.json, for each case and class with Dice, HD95,
-surface Dice and the difference of the volumes; pictures of the worst cases; volumes.csv.
+surface Dice and the difference of the volumes, and where label files number objects, for each case how well those were
+found; pictures of the worst cases; volumes.csv.
 With --choose-cleaning also cleaning.json: whether dropping small objects or filling holes raises the Dice of a class.
 A case that is refused is named at the end; the others are scored, the exit code is 1.
 {OVERRIDES_HELP}
@@ -125,12 +126,14 @@ def _shown(values: dict[str, Any]) -> str:
 
 
 def _say_report(output: Path) -> None:
-    from unet_bundle.evaluation.report import as_table
+    from unet_bundle.evaluation.report import as_table, describe_objects
 
     report = json.loads((output / "scores.json").read_text(encoding="utf-8"))
     say(f"Means of {len(report['cases'])} cases, on their original grids:")
     for line in as_table(report):
         say(f"  {line}")
+    if "objects" in report:
+        say(f"Objects: {describe_objects(report)}")
     one_sided = sum(report["one_sided"].values())
     if one_sided:
         say(f"{one_sided} times a class is in only one of label and prediction; counted as the worst case.")

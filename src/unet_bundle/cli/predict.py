@@ -34,7 +34,8 @@ FORMATS = (
 
 EPILOG = f"""\
 INPUT is a scan or a folder of scans. Each gives one label map <scan>_seg.nii.gz with exactly the scan's grid
-(of a PNG or TIFF picture a <picture>_seg.png, of a DICOM series a DICOM SEG <series UID>_seg.dcm; see --format);
+(of a PNG or TIFF picture a <picture>_seg.png, of a DICOM series a DICOM SEG <series UID>_seg.dcm; see --format),
+and if the bundle tells single objects apart <scan>_instances.nii.gz or .png with their numbers;
 volumes.csv holds the volume of each structure in ml (of planes the area in mm2).
 Of a DICOM study (folder, .zip) every series is segmented that fits the bundle's modality, and named by its UID.
 {pacs.EPILOG}

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from unet_bundle.evaluation.instances import COUNTS, DEFINITIONS, InstanceScores
 from unet_bundle.evaluation.metrics import ABSENT, ClassScores
 from unet_bundle.evaluation.units import ALL, VOLUMES, Units
 
@@ -30,6 +31,7 @@ def score_report(
     worst_cases: int = 3,
     missing: Mapping[str, str] | None = None,
     units: Units = VOLUMES,
+    objects: Mapping[str, InstanceScores] | None = None,
 ) -> dict[str, Any]:
     """The content of ``scores.json``.
 
@@ -40,12 +42,14 @@ def score_report(
         worst_cases: how many cases to name.
         missing: why a case has no scores, by case.
         units: of lengths and sizes.
+        objects: scores of the single objects by case, if they were scored.
 
     Returns:
         Dice under ``mean`` (of the classes' means), ``classes`` (means of the cases) and ``cases``; each other metric
         in the same form under ``metrics`` by name; ``one_sided`` counts, for each class, the cases that have it in only
         one of label and prediction; ``absent`` says what became of them; ``worst`` names the cases of lowest mean Dice,
-        ``missing`` those that are in no mean because they could not be scored. Means leave out null.
+        ``missing`` those that are in no mean because they could not be scored. Means leave out null. ``objects`` has
+        means, sums and the cases' scores of single objects, if they were scored.
     """
     cases = sorted(rows)
 
@@ -73,6 +77,18 @@ def score_report(
         "one_sided": {name: sum(int(rows[case][i].one_sided or 0) for case in cases) for i, name in enumerate(classes)},
         "worst": [case for _, case in ranked[:worst_cases]],
         "missing": dict(sorted((missing or {}).items())),
+        **({} if objects is None else {"objects": _objects(objects)}),
+    }
+
+
+def _objects(rows: Mapping[str, InstanceScores]) -> dict[str, Any]:
+    cases = {case: rows[case]._asdict() for case in sorted(rows)}
+    columns = {name: [case[name] for case in cases.values()] for name in DEFINITIONS}
+    return {
+        "definitions": DEFINITIONS,
+        "mean": {name: mean_of(values) for name, values in columns.items()},
+        "total": {name: int(sum(columns[name])) for name in COUNTS},
+        "cases": cases,
     }
 
 
@@ -80,6 +96,14 @@ def describe(report: Mapping[str, Any]) -> str:
     """One line: the mean Dice of each class and of all."""
     parts = [f"{name} {_shown(value, '.4f')}" for name, value in report["classes"].items()]
     return ", ".join([*parts, f"mean {_shown(report['mean'], '.4f')}"])
+
+
+def describe_objects(report: Mapping[str, Any]) -> str:
+    """One line on the single objects of a report that has them."""
+    means, total = report["objects"]["mean"], report["objects"]["total"]
+    names = {"ap": "AP", "ap50": "AP at IoU 0.5", "seg": "SEG", "aji": "AJI"}
+    shown = [f"{name} {_shown(means[key], '.4f')}" for key, name in names.items()]
+    return f"{', '.join(shown)}; {total['found']} found, {total['true']} true, {total['merged']} merged from several"
 
 
 def as_table(report: Mapping[str, Any]) -> list[str]:
@@ -100,6 +124,8 @@ def as_table(report: Mapping[str, Any]) -> list[str]:
 def as_csv(report: Mapping[str, Any]) -> str:
     """A row a case and one of means; a column a class with its Dice, then one a class for each other metric.
 
+    Scores of single objects follow, where the report has them.
+
     Cases that could not be scored have a row without values.
     """
     classes = list(report["classes"])
@@ -107,12 +133,16 @@ def as_csv(report: Mapping[str, Any]) -> str:
         ("", report),
         *((f"_{suffix}", report["metrics"][key]) for key, (suffix, _, _) in _columns(report).items()),
     ]
+    objects = report.get("objects", {"mean": {}, "cases": {}})
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["case", *(f"{name}{suffix}" for suffix, _ in tables for name in classes)])
+    heads = [f"{name}{suffix}" for suffix, _ in tables for name in classes]
+    writer.writerow(["case", *heads, *(f"objects_{name}" for name in objects["mean"])])
     for case in [*sorted([*report["cases"], *report["missing"]]), None]:
         rows = [table["classes"] if case is None else table["cases"].get(case, {}) for _, table in tables]
         values = [row.get(name) for row in rows for name in classes]
+        scored = objects["mean"] if case is None else objects["cases"].get(case, {})
+        values += [scored.get(name) for name in objects["mean"]]
         writer.writerow([case or "mean", *("" if value is None else f"{value:.6f}" for value in values)])
     return buffer.getvalue()
 

@@ -19,8 +19,9 @@ from monai.handlers import from_engine
 from monai.utils import evenly_divisible_all_gather, string_list_all_gather
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.evaluation.instances import InstanceScores, instance_scores
 from unet_bundle.evaluation.metrics import SURFACE_TOLERANCE_MM, ClassScores, case_scores, dice_scores
-from unet_bundle.evaluation.report import as_csv, describe, mean_of, score_report
+from unet_bundle.evaluation.report import as_csv, describe, describe_objects, mean_of, score_report
 from unet_bundle.evaluation.units import Units, common_units, units_of
 from unet_bundle.evaluation.worst import WorstCases, picture_path, shown_channels
 from unet_bundle.geometry import as_4x4, grid_difference
@@ -28,8 +29,12 @@ from unet_bundle.io import case_name
 from unet_bundle.io.files import write_text
 from unet_bundle.training.distributed import is_distributed
 from unet_bundle.transforms import Regions, paint_regions, painted_values, region_masks
+from unet_bundle.transforms.instances import INSTANCES
 
 logger = logging.getLogger(__name__)
+
+OBJECTS = "label_objects"
+"""Key of a label map that still has the numbers of its objects."""
 
 
 class MeanDice(monai.handlers.MeanDice):
@@ -102,6 +107,8 @@ class SaveScores:
         surface_tolerance: mm within which two surfaces agree: one for all classes or by name (others have 1 mm).
         worst_cases: how many of the cases of lowest mean Dice are drawn, as ``worst_1_<case>.png`` and so on.
         colors: red, green and blue (0 to 255) by name of a class for the pictures; the others get colours of their own.
+        objects: whether single objects are scored, too: those under ``"instances"`` of the output against those
+            under ``"label_objects"`` of the batch; see `unet_bundle.evaluation.instances`.
 
     Raises:
         ConfigError: if a tolerance is no length or is given for no class, or `worst_cases` is below 0.
@@ -116,6 +123,7 @@ class SaveScores:
         surface_tolerance: float | Mapping[str, float] = SURFACE_TOLERANCE_MM,
         worst_cases: int = 0,
         colors: Mapping[str, Sequence[int]] | None = None,
+        objects: bool = False,
     ) -> None:
         self.classes = [name for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0]
         self.num_classes = len(self.classes) + 1
@@ -131,6 +139,8 @@ class SaveScores:
         self._files: list[str] = []
         self._units: set[Units] = set()
         self._rows: list[list[ClassScores]] = []
+        self.objects = objects
+        self._objects: list[InstanceScores] = []
 
     def attach(self, engine: Engine) -> None:
         """Score after each iteration of `engine`, write after its epoch."""
@@ -162,11 +172,12 @@ class SaveScores:
         self._files.clear()
         self._units.clear()
         self._rows.clear()
+        self._objects.clear()
         self.worst.clear()
 
     def _score(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        for item in output:
+        for number, item in enumerate(output):
             label = item["label"]
             file = str(item["pred"].meta["filename_or_obj"])  # the scan's: label files may be named otherwise
             name = case_name(file)
@@ -192,6 +203,9 @@ class SaveScores:
             self._files.append(file)
             self._units.add(units_of(file, truth.ndim))
             self._rows.append(scores)
+            if self.objects:
+                batch: Any = engine.state.batch
+                self._objects.append(instance_scores(_numbers(item[INSTANCES]), _numbers(batch[number][OBJECTS])))
             if self.worst.count and "image" in item:
                 image = item["image"]
                 scan = shown_channels(image.detach().cpu().numpy()), _affine(image)
@@ -212,6 +226,7 @@ class SaveScores:
                 picture.unlink(missing_ok=True)
         files, gathered = _gathered(self._files, self._rows, len(self.classes))
         rows = dict(zip(files, gathered, strict=True))  # with fewer cases than processes, some come more than once
+        objects = dict(zip(files, _gathered_objects(self._objects), strict=True)) if self.objects else None
         names = [case_name(file) for file in rows]
         twice = _repeated(names) or _repeated([case_name(file) for file in self._files])
         if twice:
@@ -223,6 +238,7 @@ class SaveScores:
             worst_cases=self.worst.count,
             missing=missing,
             units=common_units(self._units),
+            objects=None if objects is None else {case_name(file): scores for file, scores in objects.items()},
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         self.worst.draw(self.folder, report)
@@ -231,6 +247,8 @@ class SaveScores:
         write_text(self.folder / "scores.json", json.dumps(report, indent=2) + "\n")
         write_text(self.folder / "scores.csv", as_csv(report))
         logger.info("Dice on the original grid, %d cases: %s.", len(names), describe(report))
+        if objects is not None:
+            logger.info("Objects: %s.", describe_objects(report))
 
 
 def _former_pictures(folder: Path) -> list[Path]:
@@ -263,6 +281,12 @@ def _classes(label: torch.Tensor) -> npt.NDArray[np.uint16]:
     return indices
 
 
+def _numbers(objects: torch.Tensor) -> npt.NDArray[np.int64]:
+    """Numbers of the objects [*spatial] of a label map [1, *spatial]."""
+    numbers: npt.NDArray[np.int64] = objects[0].detach().cpu().numpy().astype(np.int64)
+    return numbers
+
+
 def _affine(image: Any) -> npt.NDArray[np.float64]:
     return as_4x4(image.affine.detach().cpu().numpy())
 
@@ -288,9 +312,24 @@ def _gathered(
     """Names and rows of all processes of a distributed run."""
     if not is_distributed():
         return names, rows
-    values = [[[math.nan if v is None else v for v in scores] for scores in row] for row in rows]
-    table = torch.tensor(values, dtype=torch.float64).reshape(len(rows), classes, len(ClassScores._fields))
-    gathered = evenly_divisible_all_gather(table, concat=True).tolist()
-    return string_list_all_gather(names), [
-        [ClassScores(*(None if math.isnan(v) else v for v in scores)) for scores in row] for row in gathered
+    values = [[value for scores in row for value in scores] for row in rows]
+    width = len(ClassScores._fields)
+    gathered = [
+        [ClassScores(*row[first : first + width]) for first in range(0, classes * width, width)]
+        for row in _everywhere(values, classes * width)
     ]
+    return string_list_all_gather(names), gathered
+
+
+def _gathered_objects(rows: list[InstanceScores]) -> list[InstanceScores]:
+    if not is_distributed():
+        return rows
+    return [InstanceScores(*row) for row in _everywhere(rows, len(InstanceScores._fields))]
+
+
+def _everywhere(rows: Sequence[Sequence[float | None]], width: int) -> list[list[Any]]:
+    """The rows of all processes, each of `width` values."""
+    values = [[math.nan if value is None else value for value in row] for row in rows]
+    table = torch.tensor(values, dtype=torch.float64).reshape(len(rows), width)
+    gathered = evenly_divisible_all_gather(table, concat=True).tolist()
+    return [[None if math.isnan(value) else value for value in row] for row in gathered]

@@ -14,10 +14,13 @@ import yaml
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import RGB
 from unet_bundle.planning.label_rules import BACKGROUND, check_ignore, check_regions, is_int
-from unet_bundle.transforms import LabelValues
+from unet_bundle.transforms import BorderWeightd, LabelValues
 
 CODED_TERMS = ("category", "type", "type_modifier", "region", "region_modifier")
 """Coded terms a label may have: the segmented property category and type of a DICOM SEG and where it lies."""
+
+BORDER_WEIGHT = {"w0": 10.0, "sigma": 5.0, "balance": False}
+"""Keys of `border_weight` and what the paper has for them (Ronneberger et al. 2015), all classes alike."""
 
 TERM_KEYS = ("color", *CODED_TERMS)
 CODE_KEYS = ("value", "scheme", "meaning")
@@ -54,6 +57,11 @@ class TaskCard:
         label_values: Per label name the values that label files have for it: whole numbers, ranges as text
             (``"1-65535"``) and, for one label at most, ``rest`` (see `unet_bundle.transforms.LabelValues`). None: label
             files hold the labels' own values.
+        instances: Whether label files number single objects (cells, nodules), which results are to number, too; with
+            `label_values` that say which numbers are which class.
+        border_weight: For `instances`: how much more the loss counts on the borders between objects, by ``w0``,
+            ``sigma`` (mm, or pixels of pictures) and ``balance`` of `unet_bundle.transforms.BorderWeightd`; what is not
+            stated is as in `BORDER_WEIGHT`. None: all voxels count alike.
         ignore: Value of label files where nobody labelled: such voxels count neither in training nor in scores.
         regions: Region name to label values, for regions that overlap: they are learnt and scored instead of the
             labels, and painted in this order into a label map of the labels.
@@ -84,6 +92,8 @@ class TaskCard:
     label_values: dict[str, list[int | str]] | None = None
     ignore: int | None = None
     regions: dict[str, list[int]] | None = None
+    instances: bool = False
+    border_weight: dict[str, Any] | None = None
     surface_tolerance: float | dict[str, float] = 1.0
     folds: int = 5
     seed: int = 0
@@ -152,6 +162,7 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
     if values.get("image_files") is None and dataset_json.get("subject"):
         values.setdefault("subject", dataset_json["subject"])
     _list_label_values(values, where)
+    _fill_border_weight(values, where)
     card = TaskCard(**values)
     _check_types(card, where)
     _check_labels(card.labels, where)
@@ -161,6 +172,7 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
     _check_label_values(card, where)
     check_ignore(card.ignore, card.labels, _merged(card), where)
     check_regions(card.regions, card.labels, where)
+    _check_instances(card, where)
     _check_tolerance(card, where)
     _check_rest(card, where)
     return card
@@ -362,6 +374,44 @@ def _check_label_values(card: TaskCard, where: str) -> None:
 def _merged(card: TaskCard) -> list[list[int | str]] | None:
     """`TaskCard.class_values` without the value to be ignored."""
     return dataclasses.replace(card, ignore=None).class_values()
+
+
+def _fill_border_weight(values: dict[str, Any], where: str) -> None:
+    stated = values.get("border_weight")
+    if stated is not None and not isinstance(stated, dict):
+        raise ConfigError(f"{where}: border_weight must be such as {{w0: 10, sigma: 5}}, not {stated!r}")
+    if stated is not None:
+        _check_keys(stated, BORDER_WEIGHT, f"{where}, border_weight")
+        values["border_weight"] = {**BORDER_WEIGHT, **stated}
+
+
+def _check_instances(card: TaskCard, where: str) -> None:
+    if not isinstance(card.instances, bool):
+        raise ConfigError(f"{where}: instances must be true or false, not {card.instances!r}")
+    if card.instances and card.label_values is None:
+        raise ConfigError(
+            f"{where}: instances needs label_values, which say what numbers the objects of each label have, such as "
+            "{nucleus: 1-65535}"
+        )
+    if card.instances and (card.ignore is not None or card.regions is not None):
+        raise ConfigError(f"{where}: instances go with neither ignore nor regions: leave either out")
+    if card.border_weight is None:
+        return
+    if not card.instances:
+        raise ConfigError(
+            f"{where}: border_weight is for label files that number objects: state 'instances: true', too"
+        )
+    stated = card.border_weight
+    numbers = [stated["w0"], stated["sigma"]]
+    try:
+        if any(isinstance(each, bool) for each in numbers) or not isinstance(stated["balance"], bool):
+            raise TypeError  # noqa: TRY301 - as BorderWeightd does for text
+        BorderWeightd("label", **stated)
+    except (ConfigError, TypeError):
+        raise ConfigError(
+            f"{where}: border_weight must have a w0 of at least 0, a sigma above 0 and true or false for balance, not "
+            f"{stated}"
+        ) from None
 
 
 def _check_tolerance(card: TaskCard, where: str) -> None:

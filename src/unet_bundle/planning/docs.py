@@ -26,7 +26,7 @@ _CHOICES = (
     "network.kernel_sizes", "network.encoder", "network.convolutions_per_stage",
     "network.decoder_convolutions_per_stage", "network.norm", "network.activation", "network.dropout",
     "network.deep_supervision", "batch_size", "mirror_axes", "elastic_prob", "elastic_sd",
-    "elastic_spacing", "foreground_fraction", "channel_dropout", "overlap", "learning_rate",
+    "elastic_spacing", "foreground_fraction", "channel_dropout", "border_weight", "overlap", "learning_rate",
     "iterations_per_epoch", "max_epochs", "val_interval", "num_workers",
 )  # fmt: skip
 
@@ -88,6 +88,7 @@ def _labels(plan: Plan, fingerprint: Mapping[str, Any], card: TaskCard) -> str:
             ["value", "label", f"median {'pixels' if _pictures(plan) else 'ml'}", "in cases", "coded terms"], rows
         )
         + _regions(plan)
+        + _objects(plan)
     )
 
 
@@ -99,6 +100,17 @@ def _regions(plan: Plan) -> str:
         "\n\nThe network learnt regions that may overlap, each by itself; in this order they are painted into the "
         "label map. `--region_channels True` writes them as they are, a channel each. Scores are those of the regions."
         "\n\n" + markdown_table(["region", "values"], rows)
+    )
+
+
+def _objects(plan: Plan) -> str:
+    if not plan.instances:
+        return ""
+    ending = "png" if _pictures(plan) else "nii.gz"
+    return (
+        "\n\nSingle objects are told apart. In training a seam of background is opened between objects that touch; in "
+        "a result the objects of a class are those that hang together, the seam is closed again, and "
+        f"`<name>_instances.{ending}` has a number for each."
     )
 
 

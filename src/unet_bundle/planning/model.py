@@ -33,6 +33,8 @@ class Model:
         label_values: For each class the values of the label files that become it, or None: they are the classes.
         ignore_index: What becomes of the value of label files where nobody labelled; None if there is none.
         regions: Region name to label values, if regions that overlap are learnt instead of labels.
+        instances: Whether label files number single objects, and results do.
+        border_weight: Arguments of `unet_bundle.transforms.BorderWeightd`, or None for a loss without weights.
         colors: Red, green and blue (0 to 255) by label name, of those the task card states.
         segments: Value, colour and coded terms of each label but the background, for formats of results that hold them.
         algorithm: Name, version and family (a coded term) of the model, for the same.
@@ -63,6 +65,8 @@ class Model:
     label_values: list[list[int | str]] | None = None
     ignore_index: int | None = None
     regions: dict[str, list[int]] | None = None
+    instances: bool = False
+    border_weight: dict[str, Any] | None = None
     colors: dict[str, list[int]] = field(default_factory=dict)
     segments: dict[str, dict[str, Any]] = field(default_factory=dict)
     algorithm: dict[str, Any] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from unet_bundle.planning.configuration import Configuration, View, choose_view,
 from unet_bundle.planning.fingerprint import FORMAT
 from unet_bundle.planning.memory import training_memory_bytes
 from unet_bundle.planning.model import Model
-from unet_bundle.planning.overrides import Choices
+from unet_bundle.planning.overrides import SET_IN_CARD, Choices
 from unet_bundle.planning.targets import TARGETS, MemoryTarget, in_gib
 
 WHY_NO_DROPOUT = "every scan has all channels; with 0.2 or so the network learns to do without one"
@@ -120,6 +120,11 @@ def make_plan(
         f"{in_gib(target.budget)} are planned for {memory} ({target.why_budget})"
         + ("; this is more, so that steps are slow: set a smaller patch_size" if memory_bytes > target.budget else "")
     )
+    if card.border_weight is not None:
+        choices.reasons["border_weight"] = (
+            f"{SET_IN_CARD}: the loss counts up to 1 + w0 on background between two objects, falling off over sigma "
+            f"({unit}; Ronneberger et al. 2015)"
+        )
     choices.reasons["orientation"] = "one orientation for all scans, so that an axis means the same in each"
     elastic_spacing = choices.take(
         "elastic_spacing",
@@ -186,6 +191,8 @@ def make_plan(
         label_values=card.class_values(),
         ignore_index=card.ignore_index,
         regions=card.regions,
+        instances=card.instances,
+        border_weight=card.border_weight,
         colors={name: terms["color"] for name, terms in card.terms.items() if terms.get("color") is not None},
         segments=card.segments(),
         algorithm={"name": card.title, "version": card.version, "family": ARTIFICIAL_INTELLIGENCE},

@@ -9,6 +9,7 @@ from unet_bundle.training.distributed import case_shares, local_device, start_pr
 from unet_bundle.training.events import ConfusionPicture, EventWriter, ValidationSlices
 from unet_bundle.training.handlers import EarlyStop, Progress, StageTimes, TrainingLog, shared_handler
 from unet_bundle.training.ignore_loss import IgnoreDiceCELoss
+from unet_bundle.training.losses import WeightedDeepSupervisionLoss, WeightedDiceCELoss
 from unet_bundle.training.publishing import PublishModel, weights_to_score
 from unet_bundle.training.recipe import check_mlflow, make_optimizer, mlflow_handler, prepare_network
 from unet_bundle.training.region_loss import RegionDiceBCELoss
@@ -38,6 +39,8 @@ __all__ = [
     "TrainingLog",
     "ValidationSlices",
     "WeightAverage",
+    "WeightedDeepSupervisionLoss",
+    "WeightedDiceCELoss",
     "case_shares",
     "check_mlflow",
     "collate",

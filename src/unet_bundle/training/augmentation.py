@@ -30,25 +30,31 @@ class PrepareBatch:
     Args:
         spatial: the transform that drew and cropped.
         intensity: the transform that drew the changes of intensity.
+        weight_key: key of the weights of each voxel in the loss, if there are any.
     """
 
-    def __init__(self, spatial: RandSpatiald, intensity: RandIntensityd) -> None:
+    def __init__(self, spatial: RandSpatiald, intensity: RandIntensityd, weight_key: str | None = None) -> None:
         self.spatial = spatial
         self.intensity = intensity
+        self.weight_key = weight_key
 
     def __call__(
         self, batch: Any, device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image and label, each of shape [batch, channels, *patch], on the device."""
+    ) -> tuple[torch.Tensor, ...]:
+        """Image, label and, with a `weight_key`, weights: each of shape [batch, channels, *patch], on the device."""
         if isinstance(batch, list):
             kind = torch.device(device or "cpu").type
             with torch.no_grad(), torch.autocast(kind, enabled=False):
                 samples = [self._augmented(sample, device, non_blocking) for sample in batch]
-            batch = {key: torch.stack([sample[key] for sample in samples]) for key in (Keys.IMAGE, Keys.LABEL)}
+            keys = (Keys.IMAGE, Keys.LABEL, *([] if self.weight_key is None else [self.weight_key]))
+            batch = {key: torch.stack([sample[key] for sample in samples]) for key in keys}
         image, label = default_prepare_batch(batch, device, non_blocking, **kwargs)[:2]
         assert label is not None  # noqa: S101  (training has labels)
+        prepared = [image, label]
+        if self.weight_key is not None:
+            prepared.append(batch[self.weight_key].to(device, non_blocking=non_blocking))
         # Without metadata: they would be carried through every operation of the network.
-        return image.as_subclass(torch.Tensor), label.as_subclass(torch.Tensor)
+        return tuple(each.as_subclass(torch.Tensor) for each in prepared)
 
     def _augmented(
         self, sample: Mapping[Any, Any], device: torch.device | str | None, non_blocking: bool

@@ -35,6 +35,8 @@ class DivergedError(UnetBundleError, ArithmeticError):
 class TrainStep:
     """One step of the optimiser.
 
+    What `prepare_batch` gives beyond image and label, the loss gets behind them: weights of the voxels.
+
     Args:
         precision: see `resolve_precision`. The forward pass runs in it; loss, weights and their update in float32.
         max_gradient_norm: gradients longer than this (2-norm over all weights) are scaled down to it; None leaves them.
@@ -83,7 +85,7 @@ class TrainStep:
         if self.seed is not None:
             position = [self.seed, engine.state.iteration, engine.state.rank]
             torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
-        inputs, targets = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+        inputs, targets, *weights = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
         # The engine takes its batch apart into cases later: what the loader gave may not be stacked yet.
         engine.state.batch = {Keys.IMAGE: inputs, Keys.LABEL: targets}
 
@@ -97,7 +99,7 @@ class TrainStep:
         engine.state.output = output
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
 
-        loss = engine.loss_function(heads if len(heads) > 1 else heads[0], targets).mean()
+        loss = engine.loss_function(heads if len(heads) > 1 else heads[0], targets, *weights).mean()
         output[Keys.LOSS] = loss.detach()
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unet_bundle.planning.plan import Plan
-from unet_bundle.planning.template.shared import Config, has_own_channels
+from unet_bundle.planning.template.shared import LABEL_WEIGHT, Config, has_own_channels
 
 HALF_TURN = 180.0
 """Degrees of half a turn: the largest rotation in an anisotropic plane, as nnU-Net turns there."""
@@ -18,11 +18,12 @@ MAX_SAMPLES_PER_CLASS = 10_000
 
 def patch_transforms(plan: Plan) -> list[Config | str]:
     """What the loader does anew for every patch: draw it, and change intensities or leave both to the device."""
-    both: Mapping[str, Any] = {"keys": ["image", "label"]}
     values = len(plan.labels) + (plan.ignore_index is not None)
     label_type = "$torch.uint8" if values <= 256 else "$torch.float32"
+    types = ["$torch.float32", label_type, "$torch.float32"]
+    keys = _keys(plan)
     return [
-        {"_target_": "EnsureTyped", **both, "dtype": ["$torch.float32", label_type], "track_meta": False},
+        {"_target_": "EnsureTyped", "keys": keys, "dtype": types[: len(keys)], "track_meta": False},
         {
             "_target_": "ClassesToIndicesd",
             "keys": "label",
@@ -40,9 +41,9 @@ def spatial(plan: Plan) -> Config:
     """Draw a patch with foreground oversampling, turned, zoomed and mirrored (nnU-Net's recipe)."""
     return {
         "_target_": "unet_bundle.transforms.RandSpatiald",
-        "keys": ["image", "label"],
+        "keys": _keys(plan),
         "spatial_size": "@patch_size",
-        "mode": ["bilinear", "nearest"],
+        "mode": ["bilinear", "nearest", "bilinear"][: len(_keys(plan))],
         "indices_key": "label_indices",
         "foreground_fraction": "@foreground_fraction" if plan.slice_axis is None else 1.0,
         **_labelled_only(plan),
@@ -95,6 +96,11 @@ def _dropout(plan: Plan) -> list[Config]:
     return [{"_target_": "unet_bundle.transforms.RandDropChannelsd", "keys": "image", "prob": "@channel_dropout"}]
 
 
+def _keys(plan: Plan) -> list[str]:
+    """What moves together."""
+    return ["image", "label", *([] if plan.border_weight is None else [LABEL_WEIGHT])]
+
+
 def _slicing(plan: Plan) -> list[Config]:
     """For a network of slices: one slice of the volume, which draws foreground or not for the patch too."""
     if plan.slice_axis is None:
@@ -102,7 +108,7 @@ def _slicing(plan: Plan) -> list[Config]:
     return [
         {
             "_target_": "unet_bundle.transforms.RandSliced",
-            "keys": ["image", "label"],
+            "keys": _keys(plan),
             "axis": plan.slice_axis,
             "indices_key": "label_indices",
             "foreground_fraction": "@foreground_fraction",

@@ -28,6 +28,7 @@ from unet_bundle.planning.template.shared import (
     uneven_shares,
     windows,
 )
+from unet_bundle.transforms.instances import INSTANCES
 
 
 def inference_config(plan: Model) -> Config:
@@ -54,6 +55,7 @@ def inference_config(plan: Model) -> Config:
         "keep_largest": [],
         "smallest_object_ml": 0.0,
         "fill_holes": [],
+        **({"core": 0.0} if plan.instances else {}),
         "num_workers": 0,
         **_missing_channels(plan, REFUSE),
         "labels": plan.labels,
@@ -107,6 +109,8 @@ def inference_config(plan: Model) -> Config:
                     "smallest_object_ml": "@smallest_object_ml",
                     "fill_holes": "@fill_holes",
                 },
+                *_numbering(plan),
+                *_numbers(plan),
                 {
                     "_target_": "unet_bundle.io.SaveImaged",
                     "keys": "pred",
@@ -161,6 +165,32 @@ def _cleaning(plan: Model) -> list[Config]:
             "output_dir": "@output_dir",
             "weights": "@checkpoint",
             "cases": "@dataset::data",
+        }
+    ]
+
+
+def _numbering(plan: Model) -> list[Config]:
+    """Number the objects, for data sets whose label files do."""
+    if not plan.instances:
+        return []
+    return [{"_target_": "unet_bundle.transforms.InstancesFromLabelsd", "keys": "pred", "core": "@core"}]
+
+
+def _numbers(plan: Model) -> list[Config]:
+    """Write the numbered objects, 16 bits: PNG of pictures, NIfTI of all scans.
+
+    Before the classes: a scan whose classes are there is taken for done.
+    """
+    if not plan.instances:
+        return []
+    return [
+        {
+            "_target_": "unet_bundle.io.SaveImaged",
+            "keys": INSTANCES,
+            "output_dir": "@output_dir",
+            "output_postfix": INSTANCES,
+            "dtype": "uint16",
+            **({"output_format": "nifti"} if plan.unit == "mm" else {}),
         }
     ]
 
@@ -220,6 +250,7 @@ def evaluate_config(plan: Model) -> Config:
             "transforms": [
                 "@preprocessing",
                 {"_target_": "unet_bundle.io.LoadImaged", "keys": "label", "channels": 1},
+                *([{"_target_": "CopyItemsd", "keys": "label", "names": "label_objects"}] if plan.instances else []),
                 *([] if plan.label_values is None else [merging("label")]),
             ],
         },
@@ -239,6 +270,7 @@ def evaluate_config(plan: Model) -> Config:
                 "surface_tolerance": "@surface_tolerance",
                 "worst_cases": "@worst_cases",
                 "colors": "@colors",
+                **({"objects": True} if plan.instances else {}),
             },
             *_cleaning(plan),
         ],

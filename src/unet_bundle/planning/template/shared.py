@@ -8,6 +8,7 @@ from typing import Any
 
 from unet_bundle.io import wanted_channels
 from unet_bundle.planning.model import Model
+from unet_bundle.transforms.border_weight import WEIGHT_POSTFIX
 
 Config = dict[str, Any]
 
@@ -73,6 +74,9 @@ def loading(
     """
     channels = [wanted_channels(plan.modality), 1][: len(keys)]
     modes = ["bilinear", "nearest"][: len(keys)]
+    placed = list(keys)
+    if "label" in keys and plan.border_weight is not None:
+        placed, modes = [*keys, LABEL_WEIGHT], [*modes, "bilinear"]
     return [
         {
             "_target_": "unet_bundle.io.LoadImaged",
@@ -80,6 +84,7 @@ def loading(
             "channels": channels,
             **{name: f"@{name}" for name in dicom},
         },
+        *(apart(plan) if "label" in keys else []),
         *[merging(k) for k in keys[1:] if plan.label_values is not None],
         *[
             {
@@ -90,11 +95,11 @@ def loading(
             }
             for k in keys[1:]
         ],
-        {"_target_": "Orientationd", "keys": keys, "axcodes": "@orientation", "labels": None},
-        *crop_steps(keys, crop),
+        {"_target_": "Orientationd", "keys": placed, "axcodes": "@orientation", "labels": None},
+        *crop_steps(placed, crop),
         {
             "_target_": "unet_bundle.transforms.ResampleToSpacingd",
-            "keys": keys,
+            "keys": placed,
             "spacing": "@spacing",
             "mode": modes,
         },
@@ -116,6 +121,17 @@ def crop_steps(keys: list[str], crop: Mapping[str, Any]) -> list[Config]:
         }
         for name in crop
     ]
+
+
+def apart(plan: Model) -> list[Config]:
+    """Numbered objects: a seam between those that touch, and weights for the borders; before numbers become classes."""
+    if not plan.instances:
+        return []
+    steps: list[Config] = [{"_target_": "unet_bundle.transforms.SeparateObjectsd", "keys": "label"}]
+    if plan.border_weight is not None:
+        weights = {name: f"@border_weight::{name}" for name in plan.border_weight}
+        steps.append({"_target_": "unet_bundle.transforms.BorderWeightd", "keys": "label", **weights})
+    return steps
 
 
 def merging(key: str) -> Config:
@@ -178,6 +194,8 @@ def grid(plan: Model) -> Config:
     }
 
 
+LABEL_WEIGHT = f"label{WEIGHT_POSTFIX}"
+"""Key of the weights that go with a label map."""
 SPLITS = "configs/splits.json"
 """Where a bundle keeps the splits it was planned with."""
 OTHER_PROCESS = "$torch.distributed.is_initialized() and torch.distributed.get_rank() > 0"

@@ -7,6 +7,7 @@ from unet_bundle.planning.template.augmentation import intensity, patch_transfor
 from unet_bundle.planning.template.shared import (
     DEVICE,
     JOINED,
+    LABEL_WEIGHT,
     OTHER_PROCESS,
     STARTED,
     Config,
@@ -87,6 +88,7 @@ def train_config(plan: Plan) -> Config:
         "num_classes": len(plan.labels),
         **stated_values(plan),
         **stated_targets(plan),
+        **({} if plan.border_weight is None else {"border_weight": plan.border_weight}),
         **grid(plan),
         "network_def": network(plan),
         "network": "$@network_def.to(@device)",
@@ -97,7 +99,7 @@ def train_config(plan: Plan) -> Config:
             "lr": "@learning_rate",
             "weight_decay": "@weight_decay",
         },
-        "loss": {"_target_": "DeepSupervisionLoss", "loss": _loss(plan)},
+        "loss": _loss(plan),
         "goes_on": {"_target_": "unet_bundle.training.goes_on", "folder": "@output_dir", "resume": "@resume"},
         "events": {"_target_": "unet_bundle.training.EventWriter", "folder": "@output_dir", "resume": "@goes_on"},
         "average": {
@@ -142,6 +144,7 @@ def train_config(plan: Plan) -> Config:
                 "_target_": "unet_bundle.training.PrepareBatch",
                 "spatial": "@train::spatial",
                 "intensity": "@train::intensity",
+                **({} if plan.border_weight is None else {"weight_key": LABEL_WEIGHT}),
             },
             "inferer": {"_target_": "SimpleInferer"},
             "postprocessing": {"_target_": "Compose", "transforms": [_decision(plan)]},
@@ -285,7 +288,15 @@ def train_config(plan: Plan) -> Config:
 
 
 def _loss(plan: Plan) -> Config:
-    """Dice and cross-entropy: of classes, of classes where somebody labelled, or of regions."""
+    """Dice and cross-entropy of every head; the cross-entropy weighted where the card asks for it."""
+    if plan.border_weight is not None:
+        weighted = {"_target_": "unet_bundle.training.WeightedDiceCELoss", "include_background": False, "batch": True}
+        return {"_target_": "unet_bundle.training.WeightedDeepSupervisionLoss", "loss": weighted}
+    return {"_target_": "DeepSupervisionLoss", "loss": _loss_of_one(plan)}
+
+
+def _loss_of_one(plan: Plan) -> Config:
+    """The same of one head: of classes, of classes where somebody labelled, or of regions."""
     if plan.regions is not None:
         loss = "unet_bundle.training.RegionDiceBCELoss"
         return {"_target_": loss, "regions": "@regions", **ignoring(plan), "batch": True}
