@@ -31,8 +31,8 @@ EPILOG = f"""\
 A run keeps its state, best weights, curves.csv and TensorBoard logs in BUNDLE/runs/fold_N.
 At its end the best weights go to BUNDLE/models/model.pt, if they score better than those that are there.
 Interrupted? The same line with --resume goes on after the last validation.
---folds trains one fold after another, for a cross-validation; with --resume those that are done are skipped. A fold that
-fails is named at the end and the others are trained, the exit code is 1.
+--folds trains one fold after another, for a cross-validation; with --resume those that are done are skipped. A fold
+that fails is named at the end and the others are trained, the exit code is 1.
 {OVERRIDES_HELP}
 
 examples:

@@ -7,6 +7,7 @@ from unet_bundle.training.data import CaseDataset, CaseSampler
 from unet_bundle.training.distributed import case_shares, local_device, start_processes
 from unet_bundle.training.events import EventWriter, ValidationSlices
 from unet_bundle.training.handlers import Progress, StageTimes, TrainingLog
+from unet_bundle.training.pretrained import Pretrained
 from unet_bundle.training.publishing import PublishModel, weights_to_score
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep
@@ -19,6 +20,7 @@ __all__ = [
     "EventWriter",
     "LearningRate",
     "PrepareBatch",
+    "Pretrained",
     "Progress",
     "PublishModel",
     "RunCheckpoints",

@@ -40,6 +40,7 @@ def train_config(plan: Plan) -> Config:
         "device": DEVICE,
         "seed": plan.seed,
         "resume": False,
+        "pretrained": None,
         "max_epochs": plan.max_epochs,
         "max_minutes": None,
         "iterations_per_epoch": plan.iterations_per_epoch,
@@ -123,6 +124,15 @@ def train_config(plan: Plan) -> Config:
             "key_metric": mean_dice("train"),
             "handlers": [
                 {
+                    "_target_": "unet_bundle.training.Pretrained",
+                    "network": "@network",
+                    "source": "@pretrained",
+                    "bundle_root": "@bundle_root",
+                    "resume": "@resume",
+                    "inputs": _inputs(),
+                    "validated_on": "@validate::dataset::data",
+                },
+                {
                     "_target_": "unet_bundle.training.LearningRate",
                     "optimizer": "@optimizer",
                     "peak": "@learning_rate",
@@ -161,11 +171,7 @@ def train_config(plan: Plan) -> Config:
                     "folder": "@output_dir",
                     "path": "@checkpoint",
                     "fold": "@fold",
-                    "inputs": {
-                        "orientation": "@orientation",
-                        "spacing": "@spacing",
-                        "normalization": "@normalization",
-                    },
+                    "inputs": _inputs(),
                     "inference_config": "$@bundle_root + '/configs/inference.json'",
                     "trained_on": "@train::dataset::data",
                     "validated_on": "@validate::dataset::data",
@@ -244,6 +250,11 @@ def train_config(plan: Plan) -> Config:
         ],
         "run": ["$@train::trainer.run()"],
     }
+
+
+def _inputs() -> Config:
+    """What decides what the network sees, for those who compare it with that of other configs."""
+    return {name: f"@{name}" for name in ("orientation", "spacing", "normalization")}
 
 
 def _evaluator(scoring: Config) -> Config:
