@@ -43,6 +43,8 @@ def test_a_splits_file_says_how_many_folds_there_are(tiny_bundle: Path) -> None:
     )
     (tiny_bundle / "configs" / "splits.json").write_text(json.dumps([{"train": ["a"], "val": ["b"]}] * 2))
     assert number_of_folds(tiny_bundle) == 2
+    (tiny_bundle / "other.json").write_text(json.dumps([{"train": ["a"], "val": ["b"]}] * 4))
+    assert number_of_folds(tiny_bundle, ["--splits_file", str(tiny_bundle / "other.json")]) == 4
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])

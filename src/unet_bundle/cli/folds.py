@@ -18,12 +18,13 @@ def add_folds(parser: Any, words: str) -> None:
     parser.add_argument("--folds", metavar="FOLDS", help=f"{words}: all, or numbers as in 0,2")
 
 
-def folds_of(bundle: Path, wanted: str) -> list[int]:
+def folds_of(bundle: Path, wanted: str, overrides: Sequence[str] = ()) -> list[int]:
     """The folds that are meant.
 
     Args:
         bundle: folder of the bundle.
         wanted: ``"all"``, or numbers with commas between them.
+        overrides: ``--key value`` pairs, which may name other splits.
 
     Returns:
         Their numbers, each once, ascending.
@@ -31,7 +32,7 @@ def folds_of(bundle: Path, wanted: str) -> list[int]:
     Raises:
         ConfigError: not a bundle, no number, or no fold of the bundle.
     """
-    count = number_of_folds(bundle)
+    count = number_of_folds(bundle, overrides)
     if wanted == ALL:
         return list(range(count))
     try:
@@ -44,14 +45,17 @@ def folds_of(bundle: Path, wanted: str) -> list[int]:
     return folds
 
 
-def number_of_folds(bundle: Path) -> int:
-    """How many folds a bundle has: those of its splits file, if it was planned with one.
+def number_of_folds(bundle: Path, overrides: Sequence[str] = ()) -> int:
+    """How many folds a bundle has: those of its splits file, if it was planned with one or is given another.
 
     Raises:
         ConfigError: not a bundle.
     """
     config = read_config(bundle, "train.json")
-    if config.get("splits_file") is None:
+    stated = dict(zip(overrides[::2], overrides[1::2], strict=True)).get("--splits_file")
+    if stated is not None and stated != "null":
+        return len(read_json(Path(stated), "correct --splits_file"))
+    if config.get("splits_file") is None or stated == "null":
         return int(config["folds"])
     from unet_bundle.planning.template.shared import SPLITS
 

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     check_folder(args.dataset)
     check_one_choice(args)
     if args.folds is not None:
-        return _train_folds(args, folds_of(args.bundle, args.folds))
+        return _train_folds(args, folds_of(args.bundle, args.folds, args.overrides))
     fold = args.fold or 0
     folder = _train(args, fold, resume=args.resume)
     if folder is not None:

@@ -47,8 +47,8 @@ def table(
         inner = "".join(_cell(cell, bar=at in bars) for at, cell in enumerate(cells, start=1))
         lines.append(f'<tr{_class(total)}><th scope="row">{escape(name)}</th>{inner}</tr>')
     return (
-        f'<div class="wide"><table{_class(kind)}><caption>{escape(caption)}</caption><thead><tr>{titles}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="wide" tabindex="0"><table{_class(kind)}><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
@@ -104,8 +104,8 @@ def markdown(text: str) -> str:
                 for row in rows
             )
             blocks.append(
-                f'<div class="wide"><table class="text"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
-                "</div>"
+                f'<div class="wide" tabindex="0"><table class="text"><thead><tr>{titles}</tr></thead>'
+                f"<tbody>{body}</tbody></table></div>"
             )
         elif all(line.startswith("- ") for line in lines):
             blocks.append(f"<ul>{''.join(f'<li>{inline(line[2:])}</li>' for line in lines)}</ul>")
