@@ -122,3 +122,20 @@ def test_predicting_averages_the_weights_of_the_folds(
     )
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 2
     assert "fold_1/best.pt is missing" in refusal([*arguments, "all"], capsys, status=1)
+
+
+def test_a_fold_that_fails_is_named_and_the_others_are_trained(
+    tiny_bundle: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fold in (0, 2):  # what cannot be resumed, as a full disk may leave it
+        folder = tiny_bundle / "runs" / f"fold_{fold}"
+        folder.mkdir(parents=True)
+        (folder / "last.pt").write_bytes(b"cut short")
+    options = ["--folds", "all", "--resume", "--max-epochs", "1", "--num_workers", "0"]
+    arguments = ["train", tiny_bundle, phantom_data, *options]
+    assert main([str(argument) for argument in arguments]) == 1
+    *_, summary, first, second = capsys.readouterr().out.rstrip().splitlines()
+    assert summary.startswith("2 of 3 folds failed; the same line with --resume trains only these")
+    assert first.startswith("  failed: fold 0: fold_0/last.pt is no readable checkpoint")
+    assert second.startswith("  failed: fold 2: ")
+    assert (tiny_bundle / "runs" / "fold_1" / "best.pt").is_file()

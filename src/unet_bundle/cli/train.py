@@ -96,6 +96,10 @@ def _train_folds(args: argparse.Namespace, folds: list[int]) -> int:
         say(f"{len(folds) - len(todo)} of {len(folds)} folds are trained already and skipped.")
     if todo:
         say(f"Folds {', '.join(map(str, todo))}, one after another{_total_time(args, len(todo))}.")
+    if args.dry_run:
+        for fold in todo[:1]:  # the others take as much
+            _train(args, fold, resume=args.resume and _has_state(args.bundle, fold), folds=len(todo))
+        return EXIT_OK
     failed: dict[int, str] = {}
     for fold in todo:
         say(f"\nFold {fold}:")
@@ -104,15 +108,11 @@ def _train_folds(args: argparse.Namespace, folds: list[int]) -> int:
             _train(args, fold, resume=resume, folds=len(todo))
         except Exception as error:
             ours = our_error(error)
-            if isinstance(ours, ConfigError):
-                raise  # no other fold will fare better
+            if isinstance(ours, ConfigError) and fold == todo[0]:
+                raise  # hardly any other fold will fare better
             failed[fold] = str(ours) if ours is not None else f"{type(error).__name__}: {error}".partition("\n")[0]
             logger.log(logging.WARNING, "Fold %d failed: %s", fold, failed[fold], exc_info=ours is None)
         gc.collect()  # engines and handlers hold each other, and the scans of their fold
-        if args.dry_run:
-            break
-    if args.dry_run:
-        return EXIT_OK
     if failed:
         say(f"{len(failed)} of {len(todo)} folds failed; the same line with --resume trains only these:")
         say_failed(failed)
