@@ -109,6 +109,16 @@ def test_folds_without_weights_of_known_cases_are_named_and_the_others_scored(
     assert (bundle / "eval" / "fold_1" / "scores.csv").is_file()
 
 
+def test_an_average_is_not_scored_on_cases_that_one_of_it_saw(
+    bundle: Path, tiny_weights: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_weights(bundle, tiny_weights, 0)
+    add_weights(bundle, tiny_weights, 1, "phantom_003", "phantom_006")
+    averaged = ["evaluate", bundle, phantom_data, "--ensemble", "[runs/fold_0/best.pt, runs/fold_1/best.pt]"]
+    assert "fold_1/best.pt was trained on 2 of the 2 validation cases of fold 0" in refusal(averaged, capsys)
+    assert not (bundle / "eval").exists()
+
+
 def test_predicting_averages_the_weights_of_the_folds(
     bundle: Path, tiny_weights: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from unet_bundle.evaluation.worst import WorstCases
 from unet_bundle.phantom import LABELS, phantom_case
 
 ORGANS = ["lobe", "bean", "vessel"]
-VOID = {"meta", "img", "line", "circle", "polyline"}
+VOID = {"meta", "img"}
 ODD = 'a<b>&"c'
 
 

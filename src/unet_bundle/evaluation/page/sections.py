@@ -112,7 +112,7 @@ def _fold_table(gathered: Mapping[str, Any]) -> str:
 
 def worst(content: Content) -> str:
     """Pictures of the cases of lowest Dice."""
-    figures = []
+    figures: list[str] = []
     for case in content.cases:
         if case.picture is None or len(figures) == MOST_PICTURES:
             continue
