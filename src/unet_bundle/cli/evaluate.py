@@ -1,14 +1,17 @@
-"""``unet-bundle evaluate``: score a bundle on the cases of a fold, on their own grids."""
+"""``unet-bundle evaluate``: score a bundle on the cases of a fold, or of each, on their own grids."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from unet_bundle.cli.cases import check_model, make_folder, run_one_by_one, say_refused
+from unet_bundle.cli.folds import add_folds, best_weights, check_one_choice, folds_of, refuse_overrides, say_failed
 from unet_bundle.cli.workflow import (
     OVERRIDES_HELP,
     Overrides,
@@ -20,7 +23,7 @@ from unet_bundle.cli.workflow import (
     read_config,
     say,
 )
-from unet_bundle.errors import ConfigError
+from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK
 
 FILES = ("inference.json", "evaluate.json")
@@ -32,10 +35,13 @@ surface Dice and the difference of the volumes, and where label files number obj
 found; pictures of the worst cases; volumes.csv.
 With --choose-cleaning also cleaning.json: whether dropping small objects or filling holes raises the Dice of a class.
 A case that is refused is named at the end; the others are scored, the exit code is 1.
+--folds scores each fold's cases with that fold's own weights, runs/fold_N/best.pt, which never saw them. Each fold has
+a folder fold_N of its own in the output folder; cross_validation.csv and .json have them side by side and together.
 {OVERRIDES_HELP}
 
 examples:
   unet-bundle evaluate bundle Task04_Hippocampus
+  unet-bundle evaluate bundle Task04_Hippocampus --folds all
   unet-bundle evaluate bundle Task04_Hippocampus --part all --output-dir scores
   unet-bundle evaluate bundle Task04_Hippocampus --choose-cleaning --write"""
 
@@ -52,7 +58,8 @@ def add_parser(verbs: Any) -> None:
     )
     add_bundle(parser)
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of labelled scans")
-    parser.add_argument("--fold", type=int, default=0, help="which fold's cases (default: 0)")
+    parser.add_argument("--fold", type=int, help="which fold's cases (default: 0)")
+    add_folds(parser, "the cases kept back of these folds, each by its own weights")
     parser.add_argument(
         "--part", choices=["validation", "train", "all"], default="validation", help="default: validation"
     )
@@ -69,22 +76,36 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate a bundle."""
-    from unet_bundle.evaluation import ChooseCleaning, SaveScores
-
     if args.write and not args.choose_cleaning:
         raise ConfigError("--write puts into the bundle what --choose-cleaning finds: give both.")
     check_folder(args.dataset)
+    check_one_choice(args)
     output = args.output_dir or args.bundle / "eval"
-    own: Overrides = {"dataset_dir": str(args.dataset), "output_dir": str(output), "fold": args.fold, "part": args.part}
+    if args.folds is not None:
+        return _evaluate_folds(args, folds_of(args.bundle, args.folds, args.overrides), output)
+    cases, missing = _evaluate(args, args.fold or 0, output)
+    _say_missing(missing, cases)
+    return EXIT_CASES_FAILED if missing else EXIT_OK
+
+
+def _evaluate(
+    args: argparse.Namespace, fold: int, output: Path, more: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[int, dict[str, str]]:
+    """Score the cases of a fold; returns their number, and why some have no scores."""
+    from unet_bundle.evaluation import ChooseCleaning, SaveScores
+
+    own = {"dataset_dir": str(args.dataset), "output_dir": str(output), "fold": fold, "part": args.part, **more}
     if args.choose_cleaning:
         own["choose_cleaning"] = True
     overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "infer")
     check_model(workflow)
+    cases = len(workflow.parser.get_parsed_content("dataset::data"))
+    _check_ensemble(workflow, args.part)
     if args.dry_run:
-        say(f"{len(workflow.parser.get_parsed_content('dataset::data'))} cases; nothing was run.")
-        return EXIT_OK
+        say(f"{cases} cases; nothing was run.")
+        return cases, {}
     make_folder(output)
     handlers = workflow.parser.get_parsed_content("handlers")
     scores = next(h for h in handlers if isinstance(h, SaveScores))
@@ -92,17 +113,78 @@ def run(args: argparse.Namespace) -> int:
     with scores.one_by_one() as missing, nullcontext() if chooser is None else chooser.one_by_one():
         missing.update(run_one_by_one(workflow))
     workflow.finalize()
-    cases = len(workflow.parser.get_parsed_content("dataset::data"))
-    if len(missing) < cases:
+    if len(missing) < cases and args.folds is None:
         _say_report(output)
     if chooser is not None and chooser.chosen is not None:
         say(f"Which cleaning helps, with all figures: {output / 'cleaning.json'}")
         if args.write:
             _write_cleaning(args.bundle, chooser.chosen.as_config())
+    return cases, missing
+
+
+def _check_ensemble(workflow: Any, part: str) -> None:
+    """Refuse to average weights of which one was trained on the cases, as evaluate.json does with a single one."""
+    from unet_bundle.training import weights_to_score
+
+    content = workflow.parser.get_parsed_content
+    for file in workflow.parser.get("ensemble") or ():
+        weights_to_score(str(Path(content("bundle_root"), file)), content("fold"), part, content("dataset::data"))
+
+
+def _evaluate_folds(args: argparse.Namespace, folds: list[int], output: Path) -> int:
+    """Score each fold with its own weights, and write what they have together."""
+    if args.part != "validation":
+        raise ConfigError(
+            f"--part {args.part} does not go with --folds, which scores the cases kept back: leave it out."
+        )
+    if args.choose_cleaning:
+        raise ConfigError("--choose-cleaning looks at the cases of one fold: give --fold in place of --folds.")
+    refuse_overrides(args.overrides, ["checkpoint", "checkpoint::path", "ensemble"])
+    # A bundle whose inference averages the folds would score cases with weights that saw them.
+    alone: Overrides = {"ensemble": []} if read_config(args.bundle, FILES[0]).get("ensemble") else {}
+    failed: dict[int, str] = {}
+    missing: dict[str, str] = {}
+    reports: dict[int, Any] = {}
+    cases = 0
+    for fold in folds:
+        folder = output / f"fold_{fold}"
+        try:
+            weights = {"checkpoint::path": str(best_weights(args.bundle, fold, to_score=True)), **alone}
+            count, refused = _evaluate(args, fold, folder, weights)
+        except CheckpointError as error:
+            failed[fold] = str(error)
+            continue
+        cases += count
+        missing |= {f"fold {fold}, {name}": reason for name, reason in refused.items()}
+        if len(refused) < count and not args.dry_run:
+            reports[fold] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    if reports:
+        _write_folds(reports, output)
+    if failed:
+        say(f"{len(failed)} of {len(folds)} folds could not be scored:")
+        say_failed(failed)
+    _say_missing(missing, cases)
+    return EXIT_CASES_FAILED if missing or failed else EXIT_OK
+
+
+def _write_folds(reports: dict[int, Any], output: Path) -> None:
+    from unet_bundle.evaluation.cross_validation import as_csv, as_table, gather
+    from unet_bundle.io.files import write_text
+
+    gathered = gather(reports)
+    write_text(output / "cross_validation.json", json.dumps(gathered, indent=2) + "\n")
+    write_text(output / "cross_validation.csv", as_csv(gathered))
+    say("\nDice on the original grids, mean ± standard deviation over the cases kept back:")
+    for line in as_table(gathered):
+        say(f"  {line}")
+    _say_one_sided(gathered)
+    say(f"All metrics: {output / 'cross_validation.csv'}; each case: {output / 'fold_N' / 'scores.csv'}")
+
+
+def _say_missing(missing: dict[str, str], cases: int) -> None:
     if missing:
         say(f"{len(missing)} of {cases} cases could not be scored and are in none of the figures:")
     say_refused(missing)
-    return EXIT_CASES_FAILED if missing else EXIT_OK
 
 
 def _write_cleaning(bundle: Path, values: dict[str, Any]) -> None:
@@ -134,7 +216,11 @@ def _say_report(output: Path) -> None:
         say(f"  {line}")
     if "objects" in report:
         say(f"Objects: {describe_objects(report)}")
+    _say_one_sided(report)
+    say(f"Each case: {output / 'scores.csv'}; worst: {', '.join(report['worst']) or '-'}")
+
+
+def _say_one_sided(report: Mapping[str, Any]) -> None:
     one_sided = sum(report["one_sided"].values())
     if one_sided:
         say(f"{one_sided} times a class is in only one of label and prediction; counted as the worst case.")
-    say(f"Each case: {output / 'scores.csv'}; worst: {', '.join(report['worst']) or '-'}")

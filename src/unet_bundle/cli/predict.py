@@ -10,6 +10,7 @@ from typing import Any
 
 from unet_bundle.cli import pacs
 from unet_bundle.cli.cases import check_model, check_writable, make_folder, run_one_by_one, say_refused
+from unet_bundle.cli.folds import add_folds, best_weights, folds_of, refuse_overrides
 from unet_bundle.cli.study import Item, Work, find_work, reading_options, result_of, results_of
 from unet_bundle.cli.workflow import (
     OVERRIDES_HELP,
@@ -41,10 +42,12 @@ Of a DICOM study (folder, .zip) every series is segmented that fits the bundle's
 {pacs.EPILOG}
 What is already there is skipped, that of a DICOM series if it was made of the same slices. A scan that is refused is
 named at the end; the others are done, the exit code is 1, also if a series of the bundle's modality is refused.
+--folds averages the networks of a cross-validation, runs/fold_N/best.pt, window by window: as many times the work.
 {OVERRIDES_HELP}
 
 examples:
   unet-bundle predict bundle scans/ segmentations/
+  unet-bundle predict bundle scans/ segmentations/ --folds all
   unet-bundle predict bundle scans/case_17.nii.gz segmentations/ --overwrite --precision bfloat16
   unet-bundle predict bundle study/ segmentations/ --dicom::on_tilt resample
   unet-bundle predict bundle segmentations/ --dicomweb https://pacs/dicom-web --study 1.2.840.1 --store"""
@@ -64,6 +67,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("input", type=Path, nargs="?", metavar="INPUT", help="a scan, a folder of scans, a DICOM study")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the label maps")
     parser.add_argument("--format", metavar="FORMAT", help=f"of the results: {', '.join(FORMATS)}")
+    add_folds(parser, "average the networks of these folds")
     parser.add_argument("--overwrite", action="store_true", help="segment again what is already there")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
     pacs.add_arguments(parser)
@@ -224,13 +228,18 @@ def _stored(args: argparse.Namespace, settings: _Settings, item: Item) -> Path:
     return result_of(item, args.output, settings.output_format)
 
 
-def _own(args: argparse.Namespace) -> dict[str, str]:
+def _own(args: argparse.Namespace) -> dict[str, Any]:
     """What options of the verb set in the config."""
-    if args.format is None:
-        return {}
-    if args.format not in FORMATS:
-        raise ConfigError(f"--format is {args.format!r}: it must be one of {', '.join(FORMATS)}.")
-    return {"output_format": args.format}
+    own: dict[str, Any] = {}
+    if args.format is not None:
+        if args.format not in FORMATS:
+            raise ConfigError(f"--format is {args.format!r}: it must be one of {', '.join(FORMATS)}.")
+        own["output_format"] = args.format
+    if args.folds is not None:
+        refuse_overrides(args.overrides, ["checkpoint"])
+        files = [best_weights(args.bundle, fold, to_score=False) for fold in folds_of(args.bundle, args.folds)]
+        own["ensemble"] = [file.relative_to(args.bundle).as_posix() for file in files]
+    return own
 
 
 def _say_skipped(done: int, count: int) -> None:

@@ -1,11 +1,14 @@
-"""``unet-bundle train``: train a bundle on the folds but one."""
+"""``unet-bundle train``: train a bundle on the folds but one, or each fold in turn."""
 
 from __future__ import annotations
 
 import argparse
+import gc
+import logging
 from pathlib import Path
 from typing import Any
 
+from unet_bundle.cli.folds import add_folds, check_one_choice, folds_of, refuse_overrides, run_folder, say_failed
 from unet_bundle.cli.workflow import (
     OVERRIDES_HELP,
     Overrides,
@@ -14,10 +17,13 @@ from unet_bundle.cli.workflow import (
     load_workflow,
     monai_line,
     parse_overrides,
+    read_config,
     say,
 )
 from unet_bundle.errors import CheckpointError, ConfigError
-from unet_bundle.runtime import EXIT_OK
+from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK, our_error
+
+logger = logging.getLogger(__name__)
 
 FILES = ("train.json",)
 
@@ -26,12 +32,16 @@ A run keeps its state, best weights, curves.csv and TensorBoard logs in BUNDLE/r
 At its end the best weights go to BUNDLE/models/model.pt, if they score better than those that are there.
 Interrupted, by Ctrl-C or a scheduler's SIGTERM? The same line with --resume goes on where it was; killed? from the
 last saved state, ten minutes old at most. --resume auto begins where there is nothing to resume.
+--folds trains one fold after another, for a cross-validation; with --resume those that are done are skipped. A fold
+that fails is named at the end and the others are trained, the exit code is 1.
 {OVERRIDES_HELP}
 
 examples:
   unet-bundle train bundle Task04_Hippocampus --max-minutes 60
   unet-bundle train bundle Task04_Hippocampus --fold 1 --max-epochs 100 --learning_rate 0.0005
-  unet-bundle train bundle Task04_Hippocampus --max-minutes 60 --resume"""
+  unet-bundle train bundle Task04_Hippocampus --max-minutes 60 --resume
+  unet-bundle train bundle Task04_Hippocampus --folds all --max-minutes 60
+  unet-bundle train bundle Task04_Hippocampus --pretrained other_bundle --learning_rate 0.0003"""
 
 
 def add_parser(verbs: Any) -> None:
@@ -46,10 +56,13 @@ def add_parser(verbs: Any) -> None:
     )
     add_bundle(parser)
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of labelled scans")
-    parser.add_argument("--fold", type=int, default=0, help="the fold to validate on (default: 0)")
+    parser.add_argument("--fold", type=int, help="the fold to validate on (default: 0)")
+    add_folds(parser, "train these folds one after another")
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        "--max-minutes", type=float, help="train this long, reading the scans not counted; the epochs are counted out"
+        "--max-minutes",
+        type=float,
+        help="train each fold this long, reading the scans not counted; the epochs are counted out",
     )
     length.add_argument("--max-epochs", type=int, help="default: what the plan says")
     parser.add_argument(
@@ -60,6 +73,9 @@ def add_parser(verbs: Any) -> None:
         metavar="auto",
         help="go on with the run that is in the run folder; auto: if there is one that is not done, else begin",
     )
+    parser.add_argument(
+        "--pretrained", type=Path, metavar="FILE_OR_BUNDLE", help="start from these weights, as far as they fit"
+    )
     parser.add_argument("--dry-run", action="store_true", help="forecast time and memory, train nothing")
     parser.set_defaults(run=run)
 
@@ -69,27 +85,96 @@ def run(args: argparse.Namespace) -> int:
     if args.max_minutes is not None and not args.max_minutes > 0:
         raise ConfigError(f"--max-minutes must be positive, not {args.max_minutes:g}.")
     check_folder(args.dataset)
-    own: Overrides = {"dataset_dir": str(args.dataset), "fold": args.fold}
+    check_one_choice(args)
+    if args.folds is not None:
+        return _train_folds(args, folds_of(args.bundle, args.folds, args.overrides))
+    fold = args.fold or 0
+    folder = _train(args, fold, resume="auto" if args.resume == "auto" else args.resume is not None)
+    if folder is not None:
+        say(f"Trained; curves and checkpoints: {folder}")
+        say(f"Next: unet-bundle evaluate {args.bundle} {args.dataset}" + (f" --fold {fold}" if fold else ""))
+    return EXIT_OK
+
+
+def _train_folds(args: argparse.Namespace, folds: list[int]) -> int:
+    """Train one fold after another; one that fails does not end the others."""
+    refuse_overrides(args.overrides, ["output_dir", "fold", "checkpoint"])
+    todo = [fold for fold in folds if not (args.resume and _is_finished(args, fold))]
+    if len(todo) < len(folds):
+        say(f"{len(folds) - len(todo)} of {len(folds)} folds are trained already and skipped.")
+    if todo:
+        say(f"Folds {', '.join(map(str, todo))}, one after another{_total_time(args, len(todo))}.")
+    if args.dry_run:
+        for fold in todo[:1]:  # the others take as much
+            _train(args, fold, resume=bool(args.resume) and _has_state(args.bundle, fold), folds=len(todo))
+        return EXIT_OK
+    failed: dict[int, str] = {}
+    for fold in todo:
+        say(f"\nFold {fold}:")
+        resume = bool(args.resume) and _has_state(args.bundle, fold)
+        try:
+            _train(args, fold, resume=resume, folds=len(todo))
+        except Exception as error:
+            ours = our_error(error)
+            if isinstance(ours, ConfigError) and fold == todo[0]:
+                raise  # hardly any other fold will fare better
+            failed[fold] = str(ours) if ours is not None else f"{type(error).__name__}: {error}".partition("\n")[0]
+            logger.log(logging.WARNING, "Fold %d failed: %s", fold, failed[fold], exc_info=ours is None)
+        gc.collect()  # engines and handlers hold each other, and the scans of their fold
+    if failed:
+        say(f"{len(failed)} of {len(todo)} folds failed; the same line with --resume trains only these:")
+        say_failed(failed)
+        return EXIT_CASES_FAILED
+    say(f"\nTrained; curves and checkpoints: {args.bundle / 'runs'}")
+    say(f"Next: unet-bundle evaluate {args.bundle} {args.dataset} --folds {args.folds}")
+    return EXIT_OK
+
+
+def _total_time(args: argparse.Namespace, count: int) -> str:
+    if args.max_minutes is None:
+        return ""
+    return f", {args.max_minutes:g} minutes each: {count * args.max_minutes:g} minutes in all, reading not counted"
+
+
+def _train(args: argparse.Namespace, fold: int, *, resume: bool | str, folds: int = 1) -> Path | None:
+    """Train one fold of `folds`; returns the folder of its run, None if nothing was trained."""
+    own: Overrides = {"dataset_dir": str(args.dataset), "fold": fold}
     for key in ("max_minutes", "max_epochs"):
         if getattr(args, key) is not None:
             own[key] = getattr(args, key)
-    if args.resume:
-        own["resume"] = args.resume if args.resume == "auto" else True
+    if args.pretrained is not None:
+        own["pretrained"] = str(args.pretrained)
+    if resume:
+        own["resume"] = resume
     overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "train")
-    if args.resume == "true":
-        _check_run(Path(workflow.parser.get_parsed_content("output_dir")))
-    _forecast(workflow.parser)
+    folder = Path(workflow.parser.get_parsed_content("output_dir"))
+    if resume is True:
+        _check_run(folder)
+    _forecast(workflow.parser, folds)
     if args.dry_run:
         say("Nothing was trained.")
-        return EXIT_OK
+        return None
     workflow.run()
     workflow.finalize()
-    bundle = args.bundle
-    say(f"Trained; curves and checkpoints: {workflow.parser.get_parsed_content('output_dir')}")
-    say(f"Next: unet-bundle evaluate {bundle} {args.dataset}" + (f" --fold {args.fold}" if args.fold else ""))
-    return EXIT_OK
+    return folder
+
+
+def _is_finished(args: argparse.Namespace, fold: int) -> bool:
+    from unet_bundle.training.checkpoints import is_finished
+
+    epochs = read_config(args.bundle, FILES[0])["max_epochs"] if args.max_epochs is None else args.max_epochs
+    try:
+        return is_finished(run_folder(args.bundle, fold), epochs)
+    except CheckpointError:
+        return False  # said when its turn comes
+
+
+def _has_state(bundle: Path, fold: int) -> bool:
+    from unet_bundle.training.checkpoints import LAST
+
+    return (run_folder(bundle, fold) / LAST).is_file()
 
 
 def _check_run(folder: Path) -> None:
@@ -103,8 +188,8 @@ def _check_run(folder: Path) -> None:
         )
 
 
-def _forecast(parser: Any) -> None:
-    """Say how much there is to train on, and what it will take."""
+def _forecast(parser: Any, folds: int = 1) -> None:
+    """Say how much there is to train on, and what it will take; `folds` of this kind."""
     from monai.bundle import ConfigParser
 
     from unet_bundle.memory import free_memory_bytes
@@ -133,4 +218,6 @@ def _forecast(parser: Any) -> None:
         say(f"Time: {minutes:g} minutes, at most {steps:.0f} steps of about {seconds:.2f} s; validations are in it.")
     else:
         steps = value("max_epochs") * value("iterations_per_epoch")
-        say(f"Time: {steps} steps of about {seconds:.2f} s: {steps * seconds / 60:.0f} minutes, and the validations.")
+        minutes = steps * seconds / 60
+        each = f" a fold, {folds * minutes:.0f} in all" if folds > 1 else ""
+        say(f"Time: {steps} steps of about {seconds:.2f} s: {minutes:.0f} minutes{each}, and the validations.")

@@ -13,8 +13,12 @@ from unet_bundle.evaluation.metrics import ABSENT, ClassScores
 from unet_bundle.evaluation.units import ALL, VOLUMES, Units
 
 
-def _columns(report: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
-    """Beside Dice: each metric with what is put behind the class's name in scores.csv, head and format in the table."""
+def metric_columns(report: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """Beside Dice: each metric with what is put behind the class's name in scores.csv, head and format in the table.
+
+    Args:
+        report: the content of scores.json, or of another file that has each metric's unit in its ``metrics``.
+    """
     length, size = (report["metrics"][name]["unit"] for name in ("hd95", "volume_difference"))
     (quantity,) = {units.quantity for units in ALL if (units.length, units.size) == (length, size)}
     return {
@@ -109,7 +113,7 @@ def describe_objects(report: Mapping[str, Any]) -> str:
 def as_table(report: Mapping[str, Any]) -> list[str]:
     """The means of all metrics for people: a line a class, aligned, with a head and the mean of all classes."""
     tables = [(report, "Dice", ".4f")]
-    tables += [(report["metrics"][key], head, form) for key, (_, head, form) in _columns(report).items()]
+    tables += [(report["metrics"][key], head, form) for key, (_, head, form) in metric_columns(report).items()]
     width = max(len(name) for name in [*report["classes"], "mean"])
     lines = ["  ".join([" " * width, *(head.rjust(6) for _, head, _ in tables)])]
     for name in [*report["classes"], None]:
@@ -131,7 +135,7 @@ def as_csv(report: Mapping[str, Any]) -> str:
     classes = list(report["classes"])
     tables = [
         ("", report),
-        *((f"_{suffix}", report["metrics"][key]) for key, (suffix, _, _) in _columns(report).items()),
+        *((f"_{suffix}", report["metrics"][key]) for key, (suffix, _, _) in metric_columns(report).items()),
     ]
     objects = report.get("objects", {"mean": {}, "cases": {}})
     buffer = io.StringIO()

@@ -10,6 +10,7 @@ from unet_bundle.training.events import ConfusionPicture, EventWriter, Validatio
 from unet_bundle.training.handlers import EarlyStop, Progress, StageTimes, TrainingLog, shared_handler
 from unet_bundle.training.ignore_loss import IgnoreDiceCELoss
 from unet_bundle.training.losses import WeightedDeepSupervisionLoss, WeightedDiceCELoss
+from unet_bundle.training.pretrained import Pretrained
 from unet_bundle.training.publishing import PublishModel, weights_to_score
 from unet_bundle.training.recipe import check_mlflow, make_optimizer, mlflow_handler, prepare_network
 from unet_bundle.training.region_loss import RegionDiceBCELoss
@@ -29,6 +30,7 @@ __all__ = [
     "IgnoreDiceCELoss",
     "LearningRate",
     "PrepareBatch",
+    "Pretrained",
     "Progress",
     "PublishModel",
     "RegionDiceBCELoss",

@@ -58,6 +58,7 @@ def weights_to_score(path: str, fold: int, part: str, cases: Sequence[Mapping[st
 class PublishModel:
     """When training ends, puts its best weights into the bundle as float16, if they beat the weights that are there.
 
+    Beside the run's best weights it notes, whenever there are better ones, which cases they were trained on.
     Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
     the last weights are published. Weights that are replaced are kept in the run's folder as ``replaced.pt``. Weights
     that were trained on validation cases of this run stay: no comparison with them would be fair.
@@ -108,10 +109,14 @@ class PublishModel:
     def attach(self, engine: Engine) -> None:
         """Publish when `engine` has completed all its epochs; refuse at its start what could not be used."""
         engine.add_event_handler(Events.STARTED, self._check_inputs)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._note_best)
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Score, compare, publish; the network that was trained stays as it is."""
+        # A cross-validation scores a run's best weights, published or not: the last epochs count among them.
+        if self.evaluator.state.epoch_length and self.evaluator.state.epoch != engine.state.epoch:
+            self._validate_last(engine)
         published = read_trained_cases(self.path)
         seen = 0 if published is None else published.among(self.validated_on)
         if published is not None and seen:
@@ -123,8 +128,6 @@ class PublishModel:
             return
         weights = self.average.weights()
         if self.evaluator.state.epoch_length:
-            if self.evaluator.state.epoch != engine.state.epoch:  # the last epochs were not validated
-                self._validate_last(engine)
             new, old = float(self.evaluator.state.best_metric), self._score_of_published()
             if old is not None and old >= new:
                 logger.info("%s stays: it scores %.4f, the best of this run %.4f.", self.path.name, old, new)
@@ -159,6 +162,13 @@ class PublishModel:
         self.evaluator.run(engine.state.epoch)
         if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process():
             save_atomically(self.average.weights(), self.folder / BEST)
+            self._note_best(engine)
+
+    def _note_best(self, engine: Engine) -> None:
+        """Stands after what saves the best weights in the list of handlers."""
+        best = self.folder / BEST
+        if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process() and best.is_file():
+            write_trained_cases(best, self.fold, self.trained_on)
 
     def _score_of_published(self) -> float | None:
         """Mean Dice of the weights in the bundle on this run's validation cases; None if there are none that fit."""

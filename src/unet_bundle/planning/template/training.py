@@ -59,6 +59,7 @@ def train_config(plan: Plan) -> Config:
         "resume": False,
         "save_minutes": 10.0,
         "keep_every": None,
+        "pretrained": None,
         "max_epochs": plan.max_epochs,
         "max_minutes": None,
         "iterations_per_epoch": plan.iterations_per_epoch,
@@ -157,6 +158,15 @@ def train_config(plan: Plan) -> Config:
             },
             "handlers": [
                 {
+                    "_target_": "unet_bundle.training.Pretrained",
+                    "network": "@network",
+                    "source": "@pretrained",
+                    "bundle_root": "@bundle_root",
+                    "resume": "@goes_on",
+                    "inputs": _inputs(),
+                    "validated_on": "@validate::dataset::data",
+                },
+                {
                     "_target_": "unet_bundle.training.LearningRate",
                     "optimizer": "@optimizer",
                     "peak": "@learning_rate",
@@ -204,11 +214,7 @@ def train_config(plan: Plan) -> Config:
                     "folder": "@output_dir",
                     "path": "@checkpoint",
                     "fold": "@fold",
-                    "inputs": {
-                        "orientation": "@orientation",
-                        "spacing": "@spacing",
-                        "normalization": "@normalization",
-                    },
+                    "inputs": _inputs(),
                     "inference_config": "$@bundle_root + '/configs/inference.json'",
                     "trained_on": "@train::dataset::data",
                     "validated_on": "@validate::dataset::data",
@@ -317,6 +323,11 @@ def _decision(plan: Plan) -> Config:
     if plan.regions is not None:
         return {"_target_": "unet_bundle.transforms.PaintRegionsd", "keys": "pred", **by_region(plan)}
     return {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
+
+
+def _inputs() -> Config:
+    """What decides what the network sees, for those who compare it with that of other configs."""
+    return {name: f"@{name}" for name in ("orientation", "spacing", "normalization")}
 
 
 def _evaluator(scoring: Config) -> Config:
