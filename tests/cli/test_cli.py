@@ -39,7 +39,7 @@ def test_help_lists_every_verb_and_the_exit_codes(capsys: pytest.CaptureFixture[
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for verb in VERBS:
-        assert f"unet-bundle {verb.__name__.rpartition('.')[2]}" in text
+        assert f"unet-bundle {verb.__name__.rpartition('.')[2].replace('_', '-')}" in text
     assert "130 interrupted" in text
 
 
