@@ -89,7 +89,7 @@ def refused(text: str) -> Iterator[None]:
         ("network_def::dropuot", "'network_def::dropout'"),
         ("train::dataset::cache_rate", "'train::dataset::cache_bytes'"),
         ("train::dataloader::num_worker", "'train::dataloader::num_workers'"),
-        ("train::handlers::0::peaks", "'train::handlers::0::peak'"),
+        ("train::handlers::1::peaks", "'train::handlers::1::peak'"),
         ("optimizer::learning_rate", "remove it"),
     ],
 )
