@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,8 @@ import numpy as np
 import psutil
 from inference_case import FEW_GROUPS, GROUPS, Case
 from inference_rows import MONAI, NNUNET, OURS
+from peers import environment, say
 
-PEERS = ["torch==2.13.0", "torchvision==0.28.0", "nnunetv2==2.8.1"]
 SOURCES = Path(__file__).parent
 SAMPLED_EVERY = 0.5
 """Seconds between two looks at the memory, at least."""
@@ -249,16 +248,6 @@ def end_tree(pid: int) -> None:
             continue
 
 
-def environment(folder: Path) -> str:
-    """Python of the environment with nnU-Net; made if it is not there."""
-    python = folder / "nnunet" / "bin" / "python"
-    if not python.exists():
-        say(f"making an environment with {', '.join(PEERS)}")
-        venv.create(folder / "nnunet", with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *PEERS], check=True)  # noqa: S603
-    return str(python)
-
-
 def compare(bench: Bench) -> dict[str, Any]:
     """Run all rows on the scan and the pictures; ratios and figures, flat."""
     case = bench.case
@@ -403,12 +392,6 @@ def print_table(rows: Results, quality: dict[str, dict[str, Any]]) -> None:
 def print_figures(figures: dict[str, Any]) -> None:
     """One line a figure."""
     say("\n" + "\n".join(f"{name:44}{value:10.3f}" for name, value in figures.items()))
-
-
-def say(text: str) -> None:
-    """Print at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

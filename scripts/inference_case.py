@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peers import mend_torchvision
+
 EXTENT = (358.4, 376.32, 490.5)
 """Millimetres of the scan: the example is stretched to it, so that 1.5 mm give 239x251x327 voxels."""
 GROUPS = {
@@ -437,18 +439,6 @@ STAGES = {
     "import": make_imported,
     "bundle_105": make_many_class_bundle,
 }
-
-
-def mend_torchvision() -> Any:
-    """Let the registry's torchvision, built for CUDA, be imported without; keep what is returned."""
-    import torch
-
-    if torch.cuda.is_available():
-        return None
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inference_case import IMPORTED, Case, config, mend_torchvision, network, read_case
+from inference_case import IMPORTED, Case, config, network, read_case
+from peers import mend_torchvision
 
 HALF = ["--precision", "bfloat16"]
 OPENVINO = ["--runtime", "openvino"]
