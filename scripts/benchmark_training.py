@@ -257,7 +257,7 @@ def measure_speed(bench: Bench) -> Figures:
     workers = max(rows, key=lambda number: rows[number]["samples_per_second"])
     scan, label = bench.files[bench.validation[0]]
     ours = bench.script(
-        "ours_speed", "training_ours.py", "throughput", bundle=bench.bundle, dataset=bench.dataset,
+        "ours_speed", "training_ours.py", "throughput", bundle=bench.fresh_bundle("speed"), dataset=bench.dataset,
         splits=bench.splits, plans=bench.preprocessed / "nnUNetPlans.json", output=bench.work / "speed",
         validation=[{"image": str(scan), "label": str(label)}], seconds=seconds,
     )  # fmt: skip

@@ -46,22 +46,24 @@ class Stopwatch:
 
 
 def throughput(settings: Settings) -> dict[str, Any]:
-    """Our training, by the bundle's train.json, of the network, patch and batch that nnU-Net's plan has."""
+    """Our training, by the bundle's train.json, with the network, patch and batch of nnU-Net's plan put into it."""
     from ignite.engine import Events
 
     from unet_bundle.cli.workflow import load_workflow
     from unet_bundle.training.schedule import MEASURED_ITERATIONS
 
     bundle = Path(settings["bundle"])
-    config = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8"))
+    train = bundle / "configs" / "train.json"
+    config = json.loads(train.read_text(encoding="utf-8"))
     theirs = json.loads(Path(settings["plans"]).read_text(encoding="utf-8"))["configurations"]["3d_fullres"]
+    config["network_def"] = network_of(theirs, config["network_def"])
+    config["patch_size"] = theirs["patch_size"][::-1]
+    config["batch_size"] = theirs["batch_size"]
+    train.write_text(json.dumps(config), encoding="utf-8")
     overrides = {
         "dataset_dir": settings["dataset"],
         "splits_file": settings["splits"],
         "output_dir": settings["output"],
-        "network_def": network_of(theirs, config["network_def"]),
-        "patch_size": theirs["patch_size"][::-1],
-        "batch_size": theirs["batch_size"],
         "max_epochs": 10**6,
         "val_interval": 10**6,
         "validate::dataset::data": settings["validation"],
@@ -71,7 +73,7 @@ def throughput(settings: Settings) -> dict[str, Any]:
     watch = Stopwatch(MEASURED_ITERATIONS + 1, settings["seconds"], settings["warm_up"])
     trainer.add_event_handler(Events.ITERATION_COMPLETED, watch)
     with contextlib.suppress(_EnoughError):
-        workflow.run()
+        trainer.run()
     network = workflow.parser.get_parsed_content("network")
     return {
         "iterations": watch.iterations,
