@@ -94,10 +94,11 @@ class Bench:
         self.files, self.training, self.validation = self._cases()
         self.splits.write_text(json.dumps([{"train": self.training, "val": self.validation}]), encoding="utf-8")
 
-    def fresh_bundle(self, name: str) -> Path:
-        """A copy of the planned bundle, which no weights of another training are in; the one that is there, if any."""
-        folder = self.work / "bundles" / name
-        if not folder.exists():
+    def bundle_for(self, stage: str) -> Path:
+        """The bundle that a stage works on: as planned if the stage is still to be done, else as it left it."""
+        folder = self.work / "bundles" / stage
+        if not self._kept(stage).exists():
+            shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(self.bundle, folder)
         return folder
 
@@ -117,7 +118,7 @@ class Bench:
 
     def stage(self, stage: str, python: str, *command: Any, workers: int = 1) -> Figures:
         """Run a process to its end and keep what it measured: `process_seconds`, `core_use` and its last line."""
-        kept, log = self.work / "results" / f"{stage}.json", self.work / "logs" / f"{stage}.txt"
+        kept, log = self._kept(stage), self.work / "logs" / f"{stage}.txt"
         if kept.exists():
             known: Figures = json.loads(kept.read_text(encoding="utf-8"))
             return known
@@ -139,6 +140,9 @@ class Bench:
         kept.write_text(json.dumps(result), encoding="utf-8")
         say(f"{stage:28}{seconds:8.1f} s, {100 * result['core_use']:3.0f} % of {self.args.cores} cores")
         return result
+
+    def _kept(self, stage: str) -> Path:
+        return self.work / "results" / f"{stage}.json"
 
     def _variables(self, workers: int) -> dict[str, str]:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -183,7 +187,7 @@ def compare(bench: Bench) -> Figures:
     prepare_nnunet(bench)
     speed = measure_speed(bench)
     minutes = f"{bench.minutes:g}min"
-    bundle = bench.fresh_bundle(f"ours_{minutes}")
+    bundle = bench.bundle_for(f"ours_train_{minutes}")
     ours = bench.ours(
         f"ours_train_{minutes}", "train", bundle, bench.dataset, "--max-minutes", bench.minutes,
         "--splits_file", bench.splits,
@@ -257,7 +261,7 @@ def measure_speed(bench: Bench) -> Figures:
     workers = max(rows, key=lambda number: rows[number]["samples_per_second"])
     scan, label = bench.files[bench.validation[0]]
     ours = bench.script(
-        "ours_speed", "training_ours.py", "throughput", bundle=bench.fresh_bundle("speed"), dataset=bench.dataset,
+        "ours_speed", "training_ours.py", "throughput", bundle=bench.bundle_for("ours_speed"), dataset=bench.dataset,
         splits=bench.splits, plans=bench.preprocessed / "nnUNetPlans.json", output=bench.work / "speed",
         validation=[{"image": str(scan), "label": str(label)}], seconds=seconds,
     )  # fmt: skip
@@ -281,7 +285,7 @@ def few_labels(bench: Bench) -> Figures:
     means = []
     for size in sizes:
         name = f"few_{size}_{bench.minutes:g}min"
-        bundle, splits = bench.fresh_bundle(name), bench.work / f"{name}_splits.json"
+        bundle, splits = bench.bundle_for(f"{name}_train"), bench.work / f"{name}_splits.json"
         splits.write_text(json.dumps([{"train": order[:size], "val": bench.validation}]), encoding="utf-8")
         bench.ours(
             f"{name}_train", "train", bundle, bench.dataset, "--max-minutes", bench.minutes, "--splits_file", splits
