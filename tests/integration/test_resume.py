@@ -149,5 +149,5 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
         return [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]
 
     assert len(losses(one)) == 20
-    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert losses(one)[-1] < losses(one)[0]
