@@ -176,6 +176,8 @@ def test_border_weights_are_the_papers_where_the_card_leaves_them_open(tmp_path)
         ({**CELLS, "border_weight": {"w0": -1}}, "must have a w0 of at least 0"),
         ({**CELLS, "border_weight": {"sigma": "5 px"}}, "a sigma above 0"),
         ({**CELLS, "border_weight": {"balance": 1}}, "true or false for balance"),
+        ({**CELLS, "ignore": 255}, "go with neither ignore nor regions"),
+        ({**CELLS, "regions": {"kidneys": [1, 2]}}, "go with neither ignore nor regions"),
     ],
 )
 def test_objects_and_weights_that_cannot_be_are_refused(tmp_path, changes, message):
