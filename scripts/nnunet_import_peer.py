@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from inference_case import mend_torchvision
+from peers import mend_torchvision
 
 LEARNING_RATE = 3e-3
 

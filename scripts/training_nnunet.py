@@ -51,6 +51,7 @@ class TimedTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = max(1, round(iterations / STEPS_OF_THE_RATE))
         self.num_epochs = max(1, round(iterations / self.num_iterations_per_epoch))
         self.num_val_iterations_per_epoch = 0
+        self.lr_scheduler.max_steps = self.num_epochs  # it was made for the 1000 epochs that are nnU-Net's default
 
     def run_training(self) -> None:
         """Note when the first batch was there."""
@@ -116,6 +117,9 @@ def train(settings: Settings) -> dict[str, Any]:
     trainer.limit(max(1, int(left / settings["seconds_per_iteration"])))
     trainer.run_training()
     iterations = trainer.num_epochs * trainer.num_iterations_per_epoch
+    last = trainer.optimizer.param_groups[0]["lr"]
+    if last > 2 * trainer.initial_lr / trainer.num_epochs**0.9:
+        sys.exit(f"the learning rate ended at {last:g}, not near zero")
     return {
         "seconds": time.monotonic() - STARTED,
         "iterations": iterations,
@@ -149,8 +153,6 @@ def _trainer(settings: Settings) -> TimedTrainer:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     trainer.initialize()
-    if settings.get("seconds_per_iteration") is None:
-        trainer.limit(STEPS_OF_THE_RATE)
     return trainer
 
 
