@@ -62,6 +62,7 @@ def test_one_fold_and_several_are_not_both_meant(
         ["evaluate", "--checkpoint", "model.pt"],
         ["evaluate", "--ensemble", "[runs/fold_0/best.pt]"],
         ["evaluate", "--part", "all"],
+        ["evaluate", "--choose-cleaning"],
     ],
 )
 def test_what_must_not_be_the_same_for_all_folds_is_refused(

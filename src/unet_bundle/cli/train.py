@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if args.folds is not None:
         return _train_folds(args, folds_of(args.bundle, args.folds, args.overrides))
     fold = args.fold or 0
-    folder = _train(args, fold, resume="auto" if args.resume == "auto" else args.resume is not None)
+    folder = _train(args, fold, resume=args.resume)
     if folder is not None:
         say(f"Trained; curves and checkpoints: {folder}")
         say(f"Next: unet-bundle evaluate {args.bundle} {args.dataset}" + (f" --fold {fold}" if fold else ""))
@@ -106,14 +106,13 @@ def _train_folds(args: argparse.Namespace, folds: list[int]) -> int:
         say(f"Folds {', '.join(map(str, todo))}, one after another{_total_time(args, len(todo))}.")
     if args.dry_run:
         for fold in todo[:1]:  # the others take as much
-            _train(args, fold, resume=bool(args.resume) and _has_state(args.bundle, fold), folds=len(todo))
+            _train(args, fold, resume=_resume(args, fold), folds=len(todo))
         return EXIT_OK
     failed: dict[int, str] = {}
     for fold in todo:
         say(f"\nFold {fold}:")
-        resume = bool(args.resume) and _has_state(args.bundle, fold)
         try:
-            _train(args, fold, resume=resume, folds=len(todo))
+            _train(args, fold, resume=_resume(args, fold), folds=len(todo))
         except Exception as error:
             ours = our_error(error)
             if isinstance(ours, ConfigError) and fold == todo[0]:
@@ -136,7 +135,7 @@ def _total_time(args: argparse.Namespace, count: int) -> str:
     return f", {args.max_minutes:g} minutes each: {count * args.max_minutes:g} minutes in all, reading not counted"
 
 
-def _train(args: argparse.Namespace, fold: int, *, resume: bool | str, folds: int = 1) -> Path | None:
+def _train(args: argparse.Namespace, fold: int, *, resume: str | None, folds: int = 1) -> Path | None:
     """Train one fold of `folds`; returns the folder of its run, None if nothing was trained."""
     own: Overrides = {"dataset_dir": str(args.dataset), "fold": fold}
     for key in ("max_minutes", "max_epochs"):
@@ -145,12 +144,12 @@ def _train(args: argparse.Namespace, fold: int, *, resume: bool | str, folds: in
     if args.pretrained is not None:
         own["pretrained"] = str(args.pretrained)
     if resume:
-        own["resume"] = resume
+        own["resume"] = resume if resume == "auto" else True
     overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "train")
     folder = Path(workflow.parser.get_parsed_content("output_dir"))
-    if resume is True:
+    if resume == "true":
         _check_run(folder)
     _forecast(workflow.parser, folds)
     if args.dry_run:
@@ -162,7 +161,7 @@ def _train(args: argparse.Namespace, fold: int, *, resume: bool | str, folds: in
 
 
 def _is_finished(args: argparse.Namespace, fold: int) -> bool:
-    from unet_bundle.training.checkpoints import is_finished
+    from unet_bundle.training.run_checkpoints import is_finished
 
     epochs = read_config(args.bundle, FILES[0])["max_epochs"] if args.max_epochs is None else args.max_epochs
     try:
@@ -171,10 +170,12 @@ def _is_finished(args: argparse.Namespace, fold: int) -> bool:
         return False  # said when its turn comes
 
 
-def _has_state(bundle: Path, fold: int) -> bool:
+def _resume(args: argparse.Namespace, fold: int) -> str | None:
+    """How a fold that is not finished goes on: from its state, or from nothing if it has none."""
     from unet_bundle.training.checkpoints import LAST
 
-    return (run_folder(bundle, fold) / LAST).is_file()
+    has_state = (run_folder(args.bundle, fold) / LAST).is_file()
+    return "true" if args.resume and has_state else None
 
 
 def _check_run(folder: Path) -> None:

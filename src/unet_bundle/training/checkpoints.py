@@ -53,25 +53,3 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
         """What changes with the file, and with the weights in the network."""
         file = path.stat()
         return file.st_mtime_ns, file.st_size, [weights_version(network) for network in self.load_dict.values()]
-
-
-def is_finished(folder: Path, max_epochs: int) -> bool:
-    """Whether a run has all its epochs.
-
-    Args:
-        folder: of the run.
-        max_epochs: as the config has it; a run that was started with another number is to have this one.
-
-    Raises:
-        CheckpointError: its state cannot be read.
-    """
-    if not (folder / LAST).is_file():
-        return False
-    state = load_checkpoint(folder / LAST)
-    try:
-        as_configured = state["configured_epochs"] == max_epochs
-        return bool(
-            state["finished"] and state["epoch"] >= (state["progress"]["max_epochs"] if as_configured else max_epochs)
-        )
-    except (KeyError, TypeError):
-        return False  # resuming says what is wrong with it

@@ -72,6 +72,24 @@ def _is_unfinished(path: Path, of_any_launch: bool) -> bool:
     return of_any_launch or state["launch"] == launch_id()
 
 
+def is_finished(folder: Path, max_epochs: int) -> bool:
+    """Whether a run came to its end, and needs no more epochs.
+
+    Args:
+        folder: of the run.
+        max_epochs: as the config has it; a run that was started with another number is to have this one.
+
+    Raises:
+        CheckpointError: its state cannot be read.
+    """
+    state = load_checkpoint(folder / LAST) if (folder / LAST).is_file() else None
+    if not isinstance(state, dict) or set(state) != STATE_KEYS:
+        return False
+    as_configured = state["configured_epochs"] == max_epochs
+    wanted = state["progress"]["max_epochs"] if as_configured else max_epochs
+    return bool(state["finished"] and state["epoch"] >= wanted)
+
+
 class RunCheckpoints:
     """Keeps two files in the run's folder: the complete state to resume from, and the best weights so far.
 

@@ -10,7 +10,7 @@ from typing import Any
 from unet_bundle.evaluation.page import markup
 from unet_bundle.evaluation.page.charts import Series, line_chart, scatter, score_range, strips
 from unet_bundle.evaluation.page.content import Case, Content
-from unet_bundle.evaluation.report import mean_of, metric_columns
+from unet_bundle.evaluation.report import describe_objects, mean_of, metric_columns
 
 NOTHING = "n/a"
 MOST_PICTURES = 6
@@ -74,6 +74,10 @@ def scores(content: Content) -> str:
     ]  # fmt: skip
     if len(content.reports) > 1 and content.gathered is not None:
         parts.append(_fold_table(content.gathered))
+    for fold, report in content.reports.items():
+        if "objects" in report:
+            whose = "Single objects" if fold is None else f"Single objects of fold {fold}"
+            parts.append(markup.paragraph(f"{whose}: {describe_objects(report)}."))
     return "".join(parts)
 
 
