@@ -170,9 +170,9 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
     _check_pairs(card, where)
     _check_files(card, where)
     _check_label_values(card, where)
+    _check_instances(card, where)
     check_ignore(card.ignore, card.labels, _merged(card), where)
     check_regions(card.regions, card.labels, where)
-    _check_instances(card, where)
     _check_tolerance(card, where)
     _check_rest(card, where)
     return card
