@@ -67,7 +67,7 @@ class Predictor:
             self._parser["device"] = torch.device(device)
         self.device: torch.device = torch.device(self._made("device"))
         self.network: torch.nn.Module = self._made("network")
-        if not self._parser.get("ensemble"):
+        if not (self._parser.get("ensemble") and self._made("ensemble")):  # an expression may come to nothing
             weights = Path(self._made("checkpoint"))
             load_weights(self.network, load_checkpoint(weights), weights.name)
         self.network.eval()
