@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import io
 import logging
 import threading
 import warnings
@@ -166,14 +165,13 @@ def _onnxruntime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) 
     del dtype
     import onnxruntime
 
-    file = io.BytesIO()
     exported = torch.onnx.export(network, (windows,), dynamo=True, verbose=False, input_names=["image"])
     assert exported is not None  # noqa: S101  (for the type checker)
-    file.write(exported.model_proto.SerializeToString())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    content = exported.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda seen: torch.from_numpy(session.run(None, {"image": seen.contiguous().numpy()})[0])
 
 

@@ -13,8 +13,8 @@ import yaml
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import RGB
-from unet_bundle.planning.label_rules import BACKGROUND, check_ignore, check_regions, is_int
-from unet_bundle.transforms import BorderWeightd, LabelValues
+from unet_bundle.planning.label_rules import BACKGROUND, check_ignore, check_instances, check_regions, is_int
+from unet_bundle.transforms import LabelValues
 
 CODED_TERMS = ("category", "type", "type_modifier", "region", "region_modifier")
 """Coded terms a label may have: the segmented property category and type of a DICOM SEG and where it lies."""
@@ -170,7 +170,9 @@ def load_card(path: Path | str | None, dataset_json: Mapping[str, Any]) -> TaskC
     _check_pairs(card, where)
     _check_files(card, where)
     _check_label_values(card, where)
-    _check_instances(card, where)
+    check_instances(card.instances, card.border_weight, where, of_values=card.label_values is not None)
+    if card.instances and (card.ignore is not None or card.regions is not None):
+        raise ConfigError(f"{where}: instances go with neither ignore nor regions: leave either out")
     check_ignore(card.ignore, card.labels, _merged(card), where)
     check_regions(card.regions, card.labels, where)
     _check_tolerance(card, where)
@@ -383,35 +385,6 @@ def _fill_border_weight(values: dict[str, Any], where: str) -> None:
     if stated is not None:
         _check_keys(stated, BORDER_WEIGHT, f"{where}, border_weight")
         values["border_weight"] = {**BORDER_WEIGHT, **stated}
-
-
-def _check_instances(card: TaskCard, where: str) -> None:
-    if not isinstance(card.instances, bool):
-        raise ConfigError(f"{where}: instances must be true or false, not {card.instances!r}")
-    if card.instances and card.label_values is None:
-        raise ConfigError(
-            f"{where}: instances needs label_values, which say what numbers the objects of each label have, such as "
-            "{nucleus: 1-65535}"
-        )
-    if card.instances and (card.ignore is not None or card.regions is not None):
-        raise ConfigError(f"{where}: instances go with neither ignore nor regions: leave either out")
-    if card.border_weight is None:
-        return
-    if not card.instances:
-        raise ConfigError(
-            f"{where}: border_weight is for label files that number objects: state 'instances: true', too"
-        )
-    stated = card.border_weight
-    numbers = [stated["w0"], stated["sigma"]]
-    try:
-        if any(isinstance(each, bool) for each in numbers) or not isinstance(stated["balance"], bool):
-            raise TypeError  # noqa: TRY301 - as BorderWeightd does for text
-        BorderWeightd("label", **stated)
-    except (ConfigError, TypeError):
-        raise ConfigError(
-            f"{where}: border_weight must have a w0 of at least 0, a sigma above 0 and true or false for balance, not "
-            f"{stated}"
-        ) from None
 
 
 def _check_tolerance(card: TaskCard, where: str) -> None:

@@ -1,4 +1,4 @@
-"""What a task card states of its labels beyond their names: values to be ignored, and regions that overlap."""
+"""What a task card states of its labels beyond their names: values to be ignored, regions that overlap, objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.transforms import LabelValues, painted_values
+from unet_bundle.transforms import BorderWeightd, LabelValues, painted_values
 from unet_bundle.transforms.labels import LARGEST_VALUE
 
 BACKGROUND = "background"
@@ -85,6 +85,43 @@ def check_regions(regions: Any, labels: Mapping[str, int], where: str) -> None:
         painted_values(regions)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def check_instances(instances: Any, border_weight: Mapping[str, Any] | None, where: str, *, of_values: bool) -> None:
+    """Refuse numbered objects whose numbers mean no class, and weights of borders that cannot be.
+
+    Args:
+        instances: as the card states it.
+        border_weight: all arguments of `BorderWeightd`; None if the card states none.
+        where: what the message begins with.
+        of_values: whether the card says which values of label files are which class.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if not isinstance(instances, bool):
+        raise ConfigError(f"{where}: instances must be true or false, not {instances!r}")
+    if instances and not of_values:
+        raise ConfigError(
+            f"{where}: instances needs label_values, which say what numbers the objects of each label have, such as "
+            "{nucleus: 1-65535}"
+        )
+    if border_weight is None:
+        return
+    if not instances:
+        raise ConfigError(
+            f"{where}: border_weight is for label files that number objects: state 'instances: true', too"
+        )
+    numbers = [border_weight["w0"], border_weight["sigma"]]
+    try:
+        if any(isinstance(each, bool) for each in numbers) or not isinstance(border_weight["balance"], bool):
+            raise TypeError  # noqa: TRY301 - as BorderWeightd does for text
+        BorderWeightd("label", **border_weight)
+    except (ConfigError, TypeError):
+        raise ConfigError(
+            f"{where}: border_weight must have a w0 of at least 0, a sigma above 0 and true or false for balance, not "
+            f"{border_weight}"
+        ) from None
 
 
 def _check_region(name: Any, values: Any, known: Mapping[int, str], where: str) -> None:
