@@ -16,6 +16,12 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Two test processes with two threads each would fight for the cores of a small machine.
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
+# MONAI's set-up of logging closes all handlers, and absl's (TensorBoard brings it) then closes pytest's capture, which
+# it took for a file. The process's own error stream it leaves alone.
+if importlib.util.find_spec("absl") is not None:
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -147,3 +149,27 @@ def test_auto_leaves_out_what_differs(
         windows = torch.randn(1, 1, 8, 8, 8)
         assert torch.equal(Runtime("auto")(network, windows, dtype=torch.float32), network(windows))
     assert "runtime compiled is left out: scores differ by 0.01 of the largest" in caplog.text
+
+
+SIGNALLED = """
+import os, signal, torch
+from unet_bundle.inferers.runtimes import Runtime
+from unet_bundle.networks import UNet
+
+network = UNet(3, 1, 2, channels=[4, 8]).eval()
+first, second = Runtime("openvino"), Runtime("openvino")
+for run in (first, second):
+    run(network, torch.zeros(1, 1, 8, 8, 8), dtype=torch.float32)
+del run, first
+del second
+signal.signal(signal.SIGTERM, lambda *_: print("noticed"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_process_that_has_used_openvino_lives_through_a_signal() -> None:
+    installed("openvino")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SIGNALLED], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "noticed\n"), done.stderr[-2000:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import logging
 import threading
@@ -175,6 +176,18 @@ def _onnxruntime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) 
     return lambda seen: torch.from_numpy(session.run(None, {"image": seen.contiguous().numpy()})[0])
 
 
+@functools.cache
+def _openvino_core() -> Any:
+    """One for the process, for good.
+
+    Each sets up a stack for signals and, when it goes, brings back the one before: of several that one may be gone, and
+    the next signal ends the process (seen with OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _openvino(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
     import openvino
 
@@ -186,7 +199,7 @@ def _openvino(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> 
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    compiled = _openvino_core().compile_model(model, "CPU", settings)
     requests = threading.local()  # a request is one thread's
 
     def run(seen: torch.Tensor) -> torch.Tensor:
