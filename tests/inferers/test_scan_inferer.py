@@ -232,3 +232,31 @@ def test_a_grid_turned_against_the_scan_is_refused(network: torch.nn.Module) -> 
     image.affine = torch.from_numpy(turn) @ image.affine
     with pytest.raises(InputError, match="turned against the scan's"):
         ScanInferer(ROI)(image[None], network)
+
+
+def test_images_of_one_window_are_run_together(network: torch.nn.Module) -> None:
+    batch = torch.randn(5, 1, 12, 24, 16, generator=torch.Generator().manual_seed(0))
+    run = []
+
+    def counted(windows: torch.Tensor) -> torch.Tensor:
+        run.append(len(windows))
+        return network(windows)
+
+    inferer = ScanInferer(ROI, sw_batch_size=2)
+    together = inferer(batch, counted)
+    assert run == [2, 2, 1]
+    assert torch.equal(together, torch.cat([inferer(image[None], network) for image in batch]))
+    assert inferer.is_one_window(batch[0])
+    assert not inferer.is_one_window(torch.zeros(1, 17, 24, 16))
+
+
+def test_images_that_are_too_much_together_are_run_one_by_one(network: torch.nn.Module) -> None:
+    batch = torch.randn(4, 1, 12, 24, 16, generator=torch.Generator().manual_seed(0))
+
+    def short_of_memory(windows: torch.Tensor) -> torch.Tensor:
+        if len(windows) > 1:
+            raise torch.OutOfMemoryError
+        return network(windows)
+
+    inferer = ScanInferer(ROI, sw_batch_size=4)
+    assert torch.equal(inferer(batch, short_of_memory), inferer(batch, network))

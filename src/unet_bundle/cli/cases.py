@@ -75,26 +75,30 @@ def run_one_by_one(workflow: Any) -> dict[str, str]:
     Raises:
         CheckpointError, ConfigError: what no other case would be spared.
     """
-    from monai.data import DataLoader, Dataset
+    from unet_bundle.cli.batches import CaseBatches
 
-    from unet_bundle.io import case_name
-
-    dataset = workflow.parser.get_parsed_content("dataset")
+    content = workflow.parser.get_parsed_content
+    batches = CaseBatches(content("dataset"), content("inferer"))
     refused: dict[str, str] = {}
-    for number, item in enumerate(dataset.data, start=1):
-        name = item.get("series") or case_name(item["image"])  # files of DICOM may bear a patient's name
-        logger.info("%d of %d: %s", number, len(dataset.data), name)
-        # A new one each time: after an exception the next run of an Ignite engine ends at once and in silence.
-        workflow.parser.ref_resolver.remove_resolved_content("evaluator")
-        evaluator = workflow.parser.get_parsed_content("evaluator")
-        evaluator.data_loader = DataLoader(Dataset([item], dataset.transform), batch_size=1)
-        evaluator.state.epoch_length = 1
+    evaluator = None
+    while batches:
+        if evaluator is None:
+            # A new one: after an exception the next run of an Ignite engine ends at once and in silence.
+            workflow.parser.ref_resolver.remove_resolved_content("evaluator")
+            evaluator = content("evaluator")
+            evaluator.data_loader = batches
+            evaluator.state.epoch_length = 1
         try:
             evaluator.run()
         except (UnetBundleError, RuntimeError, ValueError, OSError, MemoryError) as error:
+            evaluator = None
             ours = our_error(error)
             if isinstance(ours, CheckpointError | ConfigError):
                 raise  # no other scan will fare better
+            if len(batches.names) > 1:
+                batches.again_singly()
+                continue
+            (name,) = batches.names
             refused[name] = str(ours) if ours is not None else _first_line(error)
             logger.warning("%s is refused: %s", name, refused[name])
     return refused

@@ -28,7 +28,7 @@ from unet_bundle.inferers.runtimes import Runtime
 from unet_bundle.inferers.scan_grid import ScanGrid, scan_grid
 from unet_bundle.inferers.scratch import check_folder
 from unet_bundle.inferers.slabs import Predict, SlabTooLargeError, fitting_strips, strips, walk
-from unet_bundle.inferers.windows import PaddedImage, WindowSettings
+from unet_bundle.inferers.windows import PaddedImage, WindowSettings, one_window_each
 from unet_bundle.memory import memory_limit
 from unet_bundle.precision import check_precision, resolve_precision
 from unet_bundle.transforms import Regions, painted_values
@@ -162,9 +162,16 @@ class ScanInferer(Inferer):
             channels_last=self.channels_last,
             remember_constant=self.remember_constant,
         )
+        images = _items(inputs)
+        padded = [self._padded(image) for image in images]
         with torch.no_grad():
-            done = [self._segment(image, call) for image in _items(inputs)]
+            predicts = one_window_each(padded, call, self.sw_batch_size)
+            done = [self._segment(*each) for each in zip(images, padded, predicts, strict=True)]
         return _batch(done)
+
+    def is_one_window(self, image: torch.Tensor) -> bool:
+        """Whether an image [channels, *spatial] is run as a single window: `sw_batch_size` of a batch run together."""
+        return self._padded(image).tiling.count == 1
 
     def _run(self, network: Callable[..., Any], dtype: torch.dtype, args: Any, kwargs: Any) -> Callable[..., Any]:
         if args or kwargs:
@@ -175,17 +182,19 @@ class ScanInferer(Inferer):
 
         return partial(self.runtime, network, dtype=dtype)
 
-    def _segment(self, image: torch.Tensor, call: Predict) -> torch.Tensor:
-        """The answer [1 or regions, *scan] for one image [channels, *spatial]."""
+    def _padded(self, image: torch.Tensor) -> PaddedImage:
         plain = image.as_subclass(torch.Tensor)
         rank = plain.ndim - 1
         if max(self.mirror_axes, default=0) >= rank:
             raise InputError(f"mirror_axes names axis {max(self.mirror_axes)}, the image has {rank}: leave it out")
-        padded = self.settings.over(plain)
+        return self.settings.over(plain)
+
+    def _segment(self, image: torch.Tensor, padded: PaddedImage, predict: Predict) -> torch.Tensor:
+        """The answer [1 or regions, *scan] for one image [channels, *spatial]."""
         shape, affine, seen = _grids(image)
-        grid = scan_grid(shape, affine, plain.shape[1:], seen, padded.before, self.separate_slices)
+        grid = scan_grid(shape, affine, image.shape[1:], seen, padded.before, self.separate_slices)
         grid = grid.ordered(padded.axes)
-        answer = self._walked(padded, grid, padded.predict(call))
+        answer = self._walked(padded, grid, predict)
         if not isinstance(image, MetaTensor):
             return answer
         meta = {key: value for key, value in image.meta.items() if key != "affine"}

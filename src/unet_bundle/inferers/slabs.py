@@ -98,11 +98,16 @@ def make_tiling(
         spacing: one of `WINDOW_SPACINGS`.
     """
     starts = tuple(map(WINDOW_SPACINGS[spacing], size, window, overlap))
+    sigmas = sigma_scale if isinstance(sigma_scale, int | float) else tuple(sigma_scale)
+    return Tiling(tuple(size), tuple(window), starts, _weights(tuple(window), mode, sigmas))
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(window: tuple[int, ...], mode: str, sigma_scale: float | tuple[float, ...]) -> torch.Tensor:
+    """Of a window's voxels; not to be written to."""
     if mode == NNUNET:
-        weights = nnunet_weights(window)
-    else:
-        weights = compute_importance_map(tuple(window), mode=mode, sigma_scale=sigma_scale, dtype=torch.float32)
-    return Tiling(tuple(size), tuple(window), starts, torch.as_tensor(weights))
+        return nnunet_weights(window)
+    return torch.as_tensor(compute_importance_map(window, mode=mode, sigma_scale=sigma_scale, dtype=torch.float32))
 
 
 NNUNET = "nnunet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,40 @@ class PaddedImage:
         order = [*range(lead), *(lead + self.axes.index(axis) for axis in range(len(self.axes)))]
         inner = [slice(first, first + side) for first, side in zip(self.before, shape, strict=True)]
         return values.permute(order)[tuple([slice(None)] * lead + inner)]
+
+
+def one_window_each(images: Sequence[PaddedImage], call: Predict, batch_size: int) -> list[Predict]:
+    """What gives the scores of each image's windows; images of one window, all of one size, are run together.
+
+    Args:
+        images: to be walked over one after another, in this order.
+        call: the network.
+        batch_size: windows that are run at once.
+    """
+    alike = len({(each.image.shape, each.axes) for each in images}) == 1
+    if len(images) < 2 or batch_size < 2 or not alike or images[0].tiling.count > 1:
+        return [image.predict(call) for image in images]
+    ahead = _Ahead([image.image for image in images], images[0].predict(call), batch_size)
+    return [functools.partial(ahead, number) for number in range(len(images))]
+
+
+class _Ahead:
+    """Scores of images, several at once: asked for those of one, the images behind it are run with it."""
+
+    def __init__(self, images: Sequence[torch.Tensor], predict: Predict, batch_size: int) -> None:
+        self.images, self.predict, self.batch_size = images, predict, batch_size
+        self.known: dict[int, torch.Tensor] = {}
+
+    def __call__(self, number: int, windows: torch.Tensor) -> torch.Tensor:
+        """Scores [1, classes, *spatial] of the image of that number, which is `windows`."""
+        if number not in self.known:
+            try:
+                scores = self.predict(torch.stack(list(self.images[number : number + self.batch_size])))
+            except torch.OutOfMemoryError:
+                self.batch_size = 1
+                return self.predict(windows)
+            self.known = dict(enumerate(scores, start=number))
+        return self.known.pop(number)[None]
 
 
 def device_of(given: Any, fallback: torch.device) -> torch.device:

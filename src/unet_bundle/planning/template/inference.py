@@ -30,6 +30,9 @@ from unet_bundle.planning.template.shared import (
 )
 from unet_bundle.transforms.instances import INSTANCES
 
+PLANES_AT_ONCE = 4
+"""Windows of a 2D network that are run together: planes and small pictures are little work each."""
+
 
 def inference_config(plan: Model) -> Config:
     """``inference.json``: scans of a folder to label maps on their own grids; complete by itself, as hosts need."""
@@ -47,7 +50,7 @@ def inference_config(plan: Model) -> Config:
         "channels_last": False,
         **cropping(plan),
         "overlap": plan.overlap,
-        "sw_batch_size": 1,
+        "sw_batch_size": PLANES_AT_ONCE if plan.spatial_dims == 2 else 1,
         "mirroring": False,
         # Across left and right the network would have to take sides.
         "mirror_axes": [axis for axis in plan.mirror_axes if axis != 0 or not plan.swapped_labels],

@@ -1,0 +1,79 @@
+"""Small cases are run together; what is broken among them is left behind alone."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import Dataset
+
+from unet_bundle.cli import main
+from unet_bundle.cli.batches import CaseBatches
+from unet_bundle.inferers import ScanInferer
+
+SIDES = {"a": 8, "b": 8, "broken": 0, "c": 8, "d": 8, "e": 9, "f": 9, "large": 40, "g": 9}
+
+
+def reading(item: dict[str, Any]) -> dict[str, Any]:
+    side = SIDES[item["image"]]
+    if not side:
+        raise ValueError("damaged")
+    return {"image": torch.full((1, side, side), float(ord(item["image"][0]))), "name": item["image"]}
+
+
+def taken(batches: CaseBatches) -> list[list[str]]:
+    """The names of all batches; those that could not be read in brackets."""
+    found = []
+    while batches:
+        try:
+            batch = next(iter(batches))
+        except RuntimeError:  # of MONAI, round the one below
+            found.append([f"({name})" for name in batches.names])
+            continue
+        assert batch["name"] == batches.names
+        assert [chr(int(image.mean())) for image in batch["image"]] == [name[0] for name in batches.names]
+        found.append(batches.names)
+    return found
+
+
+def data(**settings: Any) -> CaseBatches:
+    return CaseBatches(Dataset([{"image": name} for name in SIDES], reading), ScanInferer((16, 16), **settings))
+
+
+def test_cases_that_are_small_and_alike_come_together_and_in_order() -> None:
+    batches = [["a", "b"], ["(broken)"], ["c", "d"], ["e", "f"], ["large"], ["g"]]
+    assert taken(data(sw_batch_size=3)) == batches
+    assert taken(data(sw_batch_size=1)) == [[name] for batch in batches for name in batch]
+
+
+def test_the_cases_of_a_broken_batch_come_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "unet_bundle")
+    batches = data(sw_batch_size=2)
+    assert next(batches)["name"] == ["a", "b"]
+    batches.again_singly()
+    assert taken(batches) == [["a"], ["b"], ["(broken)"], ["c", "d"], ["e", "f"], ["large"], ["g"]]
+    assert caplog.messages[-1] == "9 of 9: g"
+
+
+def test_a_result_that_cannot_be_written_leaves_the_others_of_its_batch_alone(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = sorted(scans.iterdir())
+    for copy in ("x", "y"):
+        (scans / f"{copy}.nii.gz").write_bytes(second.read_bytes())
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    words = ["predict", str(bundle), str(scans)]
+    window = ["--patch_size", "[64,64,64]"]
+    assert main([*words, str(alone), *window]) == 0
+    (together / "x_seg.nii.gz" / "in the way").mkdir(parents=True)
+    assert main([*words, str(together), "--overwrite", "--sw_batch_size", "3", *window]) == 1
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert lines[-2].startswith("3 of 4 scans segmented")
+    assert lines[-1].startswith("  refused: x: ")
+    for path in (first, second, scans / "y.nii.gz"):
+        name = path.name.replace(".nii.gz", "_seg.nii.gz")
+        made, wanted = (np.asarray(nib.load(folder / name).dataobj) for folder in (together, alone))
+        assert np.mean(made == wanted) > 0.9999
