@@ -22,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ import numpy as np
 import psutil
 from inference_case import FEW_GROUPS, GROUPS, Case
 from inference_rows import MONAI, NNUNET, OURS
-from peers import environment, say
+from peers import PEERS, environment, say
 
 SOURCES = Path(__file__).parent
 SAMPLED_EVERY = 0.5
@@ -45,7 +47,7 @@ STAGES = {
 """In this order; and whose environment each needs."""
 FITTED = ("fit", "export", "nnunet", "import")
 """Stages that are done again for another number of steps; a longer fit goes on where the shorter one ended."""
-PICTURES_OURS = ("pictures_ours", "pictures_ours_torch")
+PICTURES_OURS = ("pictures_ours", "pictures_ours_bfloat16", "pictures_ours_torch")
 PICTURES_NNUNET = ("pictures_nnunet", "pictures_nnunet_2_workers", "pictures_nnunet_sequential")
 PICTURE_ROWS = (*PICTURES_OURS, *PICTURES_NNUNET)
 SLICES = (100, 200, 400, 800)
@@ -93,7 +95,7 @@ def make_case(args: argparse.Namespace) -> Case:
         )  # fmt: skip
     return Case(
         work=str(args.work / "full"), shape=(512, 512, 250), pitch=1.5, groups=GROUPS,
-        channels=[32, 64, 128, 256, 320], patch=96, fit_steps=args.fit_steps or 5500, pictures=250, side=128,
+        channels=[32, 64, 128, 256, 320], patch=96, fit_steps=args.fit_steps or 3000, pictures=250, side=128,
         picture_channels=[32, 64, 128, 256, 512, 512], **common,
     )  # fmt: skip
 
@@ -110,7 +112,7 @@ class Bench:
 
     def __init__(self, case: Case, peers: Path, *, fresh: bool, chosen: list[str]) -> None:
         self.case, self.peers, self.fresh, self.chosen = case, peers, fresh, chosen
-        self.ours = _digest()
+        self.ours = _digest((SOURCES.parent / "src" / "unet_bundle").rglob("*.py"))
 
     def stage(self, name: str) -> None:
         """Run a stage of `inference_case.py`, if it was not done."""
@@ -143,10 +145,7 @@ class Bench:
         """
         label = label or name
         kept = self.case.path("results", f"{label}.json")
-        state = "" if "nnunet" in name or "monai" in name else self.ours
-        if "pictures" not in name:
-            weights = self.case.path("bundle", "models", "model.pt")
-            state += hashlib.sha256(weights.read_bytes()).hexdigest()
+        state = self.state(name)
         if kept.exists():
             result: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
             current = not self.chosen and not self.fresh and result["state"] == state
@@ -164,6 +163,17 @@ class Bench:
         say(f"{label:28}{describe(result)}")
         return result
 
+    def state(self, name: str) -> str:
+        """Of all that a row's figures depend on, the machine left out."""
+        parts = [str(self.case.threads), _digest(SOURCES.glob("inference_rows.py"))]
+        if "nnunet" in name:
+            parts += PEERS
+        else:
+            parts += [f"{each} {version(each)}" for each in ("torch", "monai")]
+            parts += [] if "monai" in name else [self.ours]
+        weights = self.case.path("picture_bundle" if "pictures" in name else "bundle", "models", "model.pt")
+        return " ".join([*parts, _digest([weights])])
+
     def labels(self, name: str) -> Any:
         """The label map that a row wrote, or None."""
         import nibabel
@@ -172,10 +182,9 @@ class Bench:
         return np.asarray(nibabel.load(files[0]).dataobj).astype(np.uint8) if files else None
 
 
-def _digest() -> str:
-    """Of our code: rows of ours measured with other code do not count."""
-    package = SOURCES.parent / "src" / "unet_bundle"
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()
+def _digest(paths: Iterable[Path]) -> str:
+    """Of what is in files: rows measured with other code or weights do not count."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()[:16]
 
 
 def measure(command: list[str], variables: dict[str, str], log: Path) -> dict[str, Any]:
@@ -196,7 +205,8 @@ def measure(command: list[str], variables: dict[str, str], log: Path) -> dict[st
     result: dict[str, Any] = {"process_seconds": time.perf_counter() - start, "peak_gb": peak / 1e9}
     if ended or process.returncode:
         return {**result, "failed": ended or f"exit code {process.returncode}, see logs/{log.name}"}
-    return {**result, **json.loads(lines[-1])}
+    found = json.loads(lines[-1])
+    return {**result, **found, "peak_gb": max(result["peak_gb"], found["own_peak_gb"])}
 
 
 class _Reader:
@@ -263,17 +273,15 @@ def compare(bench: Bench) -> dict[str, Any]:
     print_table(rows, quality)
     best = "ours_bfloat16_openvino"
     figures: dict[str, Any] = {
-        "time_vs_nnunet": ratio(rows, "seconds", ["nnunet"], best),
+        "time_vs_nnunet": ratio(rows, "seconds", list(NNUNET), best),
         "time_vs_monai": ratio(rows, "seconds", list(MONAI), best),
-        "memory_vs_nnunet": ratio(rows, "peak_gb", ["nnunet"], best),
+        "memory_vs_nnunet": ratio(rows, "peak_gb", list(NNUNET), best),
         "dice_vs_float32": quality.get(best, {}).get("dice"),
         "worst_class_dice_vs_float32": quality.get(best, {}).get("worst_dice"),
         "agreement": quality.get("ours_float32", {}).get("agreement_nnunet"),
         "small_2d_vs_nnunet": ratio(rows, "seconds", list(PICTURES_NNUNET), "pictures_ours"),
-        "time_float32_vs_nnunet": ratio(rows, "seconds", ["nnunet"], "ours_float32"),
-        "time_vs_nnunet_sequential": ratio(rows, "seconds", ["nnunet_sequential"], best),
-        "time_vs_nnunet_whole_process": ratio(rows, "process_seconds", ["nnunet"], best),
-        "memory_vs_nnunet_sequential": ratio(rows, "peak_gb", ["nnunet_sequential"], best),
+        "time_float32_vs_nnunet": ratio(rows, "seconds", list(NNUNET), "ours_float32"),
+        "time_vs_nnunet_whole_process": ratio(rows, "process_seconds", list(NNUNET), best),
         "memory_vs_monai": ratio(rows, "peak_gb", list(MONAI), best),
         "pictures_agreement": pictures_agreement(case),
     }

@@ -35,8 +35,10 @@ IMPORTED = "imported"
 LEARNING_RATE = 1e-3
 KEPT_EVERY = 50
 """Steps of the fit after which its state is kept, so that it goes on where it was ended."""
+FIRST_STEPS = 20
+"""Of the fit, in which the learning rate rises: without, it was stuck at twice the loss."""
 LAST_STEPS = 200
-"""Of the fit, which see patches as large as inference's windows; those before see smaller ones, in a third of the time."""
+"""Of the fit, which see patches as large as inference's windows; those before take a third of the time."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def fit(case: Case) -> None:
     image, label = (torch.as_tensor(np.asarray(scan[key])) for key in keys)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = network(case, "bundle").train().to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     places = [torch.nonzero(label[0] == value) for value in range(len(case.groups) + 1)]
     places = [found for found in places if len(found)]
     kept, begun = case.path("fit.pt"), 0
@@ -273,7 +275,8 @@ def fit(case: Case) -> None:
         with torch.autocast(device.type, torch.bfloat16):
             logits = compiled(image[window][None].float().to(device))
         value = _loss(logits.float(), label[window][None, 0].long().to(device))
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * step / case.fit_steps)) / 2
+        warm = min((step + 1) / FIRST_STEPS, 1.0)
+        optimizer.param_groups[0]["lr"] = warm * LEARNING_RATE * (1 + math.cos(math.pi * step / case.fit_steps)) / 2
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 12)

@@ -138,15 +138,16 @@ def read_only(case: Case, source: Path, output: Path) -> float:
     """What a process of ours takes that only reads and prepares the scan."""
     del output
     import monai.bundle
-    import monai.engines  # noqa: F401  (what the other rows import too)
+    import monai.engines
+    import openvino  # noqa: F401  (the same)
 
     from unet_bundle import cli, evaluation, inferers, io, networks, training, transforms  # noqa: F401
 
-    settings = config(case, "bundle")
+    parser = monai.bundle.ConfigParser()
+    parser.read_config(case.path(IMPORTED, "configs", "inference.json"))
+    preprocessing = parser.get_parsed_content("preprocessing")
     start = time.perf_counter()
-    scan = io.LoadImaged("image", channels=1)({"image": str(source)})
-    scan = transforms.ResampleToSpacingd("image", settings["spacing"])(scan)
-    transforms.NormalizeChannelsd("image", settings["normalization"])(scan)
+    preprocessing({"image": str(source)})
     return time.perf_counter() - start
 
 
@@ -157,6 +158,7 @@ ROWS: dict[str, Row] = {
     "nnunet": partial(nnunet, sequential=False),
     "nnunet_sequential": partial(nnunet, sequential=True),
     "pictures_ours": partial(ours, overrides=OPENVINO, bundle="picture_bundle"),
+    "pictures_ours_bfloat16": partial(ours, overrides=[*HALF, *OPENVINO], bundle="picture_bundle"),
     "pictures_ours_torch": partial(ours, overrides=[], bundle="picture_bundle"),
     "pictures_nnunet": partial(nnunet, sequential=False, bundle="picture_bundle"),
     "pictures_nnunet_2_workers": partial(nnunet, sequential=False, bundle="picture_bundle", workers=2),
@@ -177,7 +179,13 @@ def main() -> None:
     torch.set_num_threads(case.threads)
     Path(output).mkdir(parents=True, exist_ok=True)
     seconds = ROWS[name](case, Path(source), Path(output))
-    sys.stdout.write("\n" + json.dumps({"seconds": seconds}) + "\n")
+    sys.stdout.write("\n" + json.dumps({"seconds": seconds, "own_peak_gb": own_peak()}) + "\n")
+
+
+def own_peak() -> float:
+    """GB that this process alone had at its peak (Linux): who looks from outside may miss it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e9
 
 
 if "nnunet" in "".join(sys.argv[1:2]) and __name__ in {"__main__", "__mp_main__"}:
