@@ -71,20 +71,20 @@ class NormalizeChannelsd(MapTransform):
                 )
             voxels = torch.as_tensor(image).as_subclass(torch.Tensor).to(torch.float32)
             missing = [int(number) for number in getattr(image, "meta", {}).get(MISSING, [])]
-            if any(bool(part.min() == part.max()) for part in self._parts(voxels, missing)):
+            if any(_is_constant(part) for part in self._parts(voxels, missing)):
                 raise InputError(f"{name_of(image, key)} holds one value only: there is no picture in it to segment")
             channels = voxels.clone()
             if self.joint:
-                channels[self.joint] = _zscore(voxels[self.joint], {})
+                channels[self.joint] = _zscore(channels[self.joint], {})
             mask = _not_empty(voxels) if any(scheme["scheme"] == _MASKED for scheme in self.schemes) else None
             for number in self.single:
                 scheme = self.schemes[number]
                 if scheme["scheme"] == "bytes" and not 0 <= voxels[number].min() <= voxels[number].max() <= BYTE:
                     raise InputError(f"{name_of(image, key)} has values beyond 0 to 255: give pictures of 8 bits")
                 if mask is not None and scheme["scheme"] == _MASKED:
-                    channels[number][mask] = _zscore(voxels[number][mask], scheme)
+                    channels[number][mask] = _zscore(channels[number][mask], scheme)
                 else:
-                    channels[number] = _SCHEMES[scheme["scheme"]](voxels[number], scheme)
+                    _SCHEMES[scheme["scheme"]](channels[number], scheme)
             channels[missing] = 0
             normalized[key] = convert_to_dst_type(channels, image, dtype=torch.float32)[0]
         return normalized
@@ -95,22 +95,30 @@ class NormalizeChannelsd(MapTransform):
         return single + ([voxels[self.joint]] if self.joint else [])
 
 
+def _is_constant(voxels: torch.Tensor) -> bool:
+    least, most = torch.aminmax(voxels)
+    return bool(least == most)
+
+
+# In place: whole scans are at stake.
+
+
 def _zscore(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes
     std, mean = torch.std_mean(channel, correction=0)
-    return (channel - mean) / std.clamp(min=MIN_STD)
+    return channel.sub_(mean).div_(std.clamp(min=MIN_STD))
 
 
 def _ct(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    return channel.clamp(scheme["lower"], scheme["upper"]).sub(scheme["mean"]).div(max(scheme["std"], MIN_STD))
+    return channel.clamp_(scheme["lower"], scheme["upper"]).sub_(scheme["mean"]).div_(max(scheme["std"], MIN_STD))
 
 
 def _range(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes
-    from_zero = channel - channel.min()
-    return from_zero / from_zero.max().clamp(min=MIN_STD)
+    channel.sub_(channel.min())
+    return channel.div_(channel.max().clamp(min=MIN_STD))
 
 
 def _bytes(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes
-    return channel / BYTE
+    return channel.div_(BYTE)
 
 
 def _none(channel: torch.Tensor, scheme: Scheme) -> torch.Tensor:  # noqa: ARG001 - one signature for all schemes
