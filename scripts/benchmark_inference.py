@@ -95,7 +95,7 @@ def make_case(args: argparse.Namespace) -> Case:
         )  # fmt: skip
     return Case(
         work=str(args.work / "full"), shape=(512, 512, 250), pitch=1.5, groups=GROUPS,
-        channels=[32, 64, 128, 256, 320], patch=96, fit_steps=args.fit_steps or 3000, pictures=250, side=128,
+        channels=[32, 64, 128, 256, 320], patch=96, fit_steps=args.fit_steps or 1600, pictures=250, side=128,
         picture_channels=[32, 64, 128, 256, 512, 512], **common,
     )  # fmt: skip
 

@@ -123,6 +123,7 @@ class NetworkTests:
             logits = network(image)
         reference = network(image)
         assert (logits - reference).norm() < 0.1 * reference.norm()
+        assert logits.dtype == torch.float32
 
     def test_image_too_small_is_a_named_error_everywhere(self, network: UNet) -> None:
         image = self.image(network, size=[1] * network.spatial_dims)
@@ -224,3 +225,18 @@ class TestUNet2015(NetworkTests, make=lambda: unet2015(1, 2, width=2), exported_
 
 
 class TestUNet3D2016(NetworkTests, make=lambda: unet3d2016(3, 3, width=1), exported_axes=1): ...
+
+
+def test_in_bfloat16_the_ends_of_the_network_stay_precise() -> None:
+    torch.manual_seed(0)
+    network = UNet(spatial_dims=3, in_channels=2, out_channels=5, channels=[8, 16, 32]).eval().requires_grad_(False)
+    image = 1.7 + 0.05 * torch.randn(1, 2, 32, 32, 32)  # tissues that differ little
+    reference = network(image)
+    changed = []
+    for precise in (True, False):
+        for layer in network.modules():
+            if hasattr(layer, "is_end"):
+                layer.is_end = layer.is_end and precise
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            changed.append(float((network(image).argmax(1) != reference.argmax(1)).float().mean()))
+    assert changed[0] < 0.5 * changed[1]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unet_bundle.networks.arguments import Stage, one_of, per_stage, positive_int, spell_out_stages
 from unet_bundle.networks.blocks import (
     Activation,
+    ConvNormActivation,
     ConvolutionStyle,
     ExpandingStage,
     Norm,
@@ -18,6 +19,7 @@ from unet_bundle.networks.blocks import (
     contracting_stage,
     is_tracing,
     pointwise_convolution,
+    precise_end,
 )
 from unet_bundle.networks.sizes import (
     check_anything_left,
@@ -180,6 +182,8 @@ class UNet(nn.Module):
         self.heads = nn.ModuleList(
             pointwise_convolution(spatial_dims, entering, out_channels) for entering in supervised
         )
+        layers = [layer for layer in self.modules() if isinstance(layer, ConvNormActivation)]
+        layers[0].is_end = layers[-1].is_end = True
 
     def forward(self, image: Tensor) -> Logits:
         """Map an image to logits.
@@ -218,6 +222,8 @@ class UNet(nn.Module):
 
         if not torch.jit.is_scripting() and supervised:
             return [head(map_) for head, map_ in zip(self.heads, maps, strict=True)]
+        if not torch.jit.is_scripting() and not self.training:
+            return precise_end(self.heads[0], x)
         return self.heads[0](x)  # type: ignore[no-any-return]
 
     @torch.jit.unused
