@@ -1,6 +1,7 @@
 """float32 is computed in all its bits: in a host's autocast, and while other threads do the same."""
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -29,12 +30,16 @@ def flags() -> tuple[bool, bool]:
     return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
 
-@pytest.mark.parametrize("before", [(True, False), (False, True)])
-def test_tf32_stays_off_until_the_last_thread_is_done(
-    monkeypatch: pytest.MonkeyPatch, before: tuple[bool, bool]
-) -> None:
-    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", before[0])
-    monkeypatch.setattr("torch.backends.cuda.matmul.allow_tf32", before[1])
+@pytest.fixture(params=[(True, False), (False, True)])
+def before(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
+    """What a host has set."""
+    usual = flags()
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = usual
+
+
+def test_tf32_stays_off_until_the_last_thread_is_done(before: tuple[bool, bool]) -> None:
     entered, first_is_done = threading.Event(), threading.Event()
     seen: list[tuple[bool, bool]] = []
 
@@ -55,8 +60,7 @@ def test_tf32_stays_off_until_the_last_thread_is_done(
     assert flags() == before
 
 
-def test_tf32_is_set_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
+def test_tf32_is_set_back_after_an_error(before: tuple[bool, bool]) -> None:
     with pytest.raises(RuntimeError, match="no memory"), autocast(CUDA, torch.float32):
         raise RuntimeError("no memory")
-    assert torch.backends.cudnn.allow_tf32
+    assert flags() == before
