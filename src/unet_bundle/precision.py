@@ -7,8 +7,9 @@ this package open the autocast of the device they run on.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 
@@ -61,19 +62,53 @@ def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """The context a forward pass runs in: autocast to `dtype`, or float32 in all its bits."""
+def autocast(device: torch.device, dtype: torch.dtype, *, cache_enabled: bool = True) -> AbstractContextManager[object]:
+    """The context a forward pass runs in: autocast to `dtype`, or float32 in all its bits, whatever the caller is in.
+
+    Args:
+        device: that computes.
+        dtype: to compute in.
+        cache_enabled: keep weights that were converted until the outermost autocast ends.
+    """
     if dtype != torch.float32:
-        return torch.autocast(device.type, dtype=dtype)
-    return _without_tf32() if device.type == "cuda" else nullcontext()
+        return torch.autocast(device.type, dtype=dtype, cache_enabled=cache_enabled)
+    return _full_float32(device)
 
 
 @contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Keep cuDNN and cuBLAS from rounding float32 to the 10 bits of TF32, as cuDNN does unasked."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
+def _full_float32(device: torch.device) -> Iterator[None]:
+    with ExitStack() as stack:
+        if torch.amp.is_autocast_available(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            stack.enter_context(_without_tf32)
         yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+class _WithoutTF32:
+    """Keeps cuDNN and cuBLAS from rounding float32 to the 10 bits of TF32, as cuDNN does unasked.
+
+    Their flags are the process's: they are turned off by the first thread that enters and set back by the last that
+    leaves, so that none that computes in between sees them on.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = (False, False)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+                torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._before
+
+
+_without_tf32 = _WithoutTF32()

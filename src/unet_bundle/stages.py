@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 logger = logging.getLogger(__name__)
 
 STAGES = ("read", "preprocess", "network", "resample", "postprocess", "write")
@@ -32,6 +34,12 @@ def stage(name: str) -> Iterator[None]:
 def add(name: str, seconds: float) -> None:
     """Count seconds to a stage of this thread's scan."""
     _seconds()[name] = _seconds().get(name, 0.0) + max(seconds, 0.0)
+
+
+def finish(device: torch.device) -> None:
+    """Wait for what a device was given to do, before a clock is read: CUDA takes work and does it later."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def seconds(name: str) -> float:

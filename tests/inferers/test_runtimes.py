@@ -1,11 +1,13 @@
 """Every runtime gives the network's own scores, of the weights it has now; what cannot be is said in one line."""
 
-import json
-import logging
+import copy
+import functools
+import gc
+import pickle
 import subprocess
 import sys
 import threading
-from pathlib import Path
+import weakref
 from typing import Any
 
 import pytest
@@ -13,8 +15,8 @@ import torch
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.inferers import ScanInferer
-from unet_bundle.inferers.runtime_choice import CHOICES, cache_folder
-from unet_bundle.inferers.runtimes import RUNTIMES, Runtime, unfit
+from unet_bundle.inferers.backends import RUNTIMES, unfit
+from unet_bundle.inferers.runtimes import MOST_SHAPES, Runtime
 from unet_bundle.networks import UNet
 
 CPU = torch.device("cpu")
@@ -109,46 +111,144 @@ def test_unknown_runtimes_and_impossible_ones_are_refused(network: UNet, monkeyp
     with pytest.raises(ConfigError, match="runtime 'openvino' needs a network that is called with windows alone"):
         Runtime("openvino")(lambda seen: seen, windows, dtype=torch.float32)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"is not installed: pip install 'unet-bundle\[openvino\]'"):
-        Runtime("openvino")(network, windows, dtype=torch.float32)
+    with pytest.raises(ConfigError, match=r"'openvino' is not installed: pip install 'unet-bundle\[openvino\]'"):
+        ScanInferer((8, 8, 8), runtime="openvino")
 
 
-def test_auto_measures_once_says_what_and_keeps_it(
-    network: UNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
-    monkeypatch.setattr("torch.compile", _broken)  # takes half a minute
-    windows = torch.randn(1, 1, 16, 16, 16)
-    with caplog.at_level(logging.INFO):
-        found = Runtime("auto")(network, windows, dtype=torch.float32).clone()
-        torch.testing.assert_close(found, network(windows), atol=1e-3, rtol=1e-3)
-        assert "the fastest here for a scan of 100 windows" in caplog.text
-        assert "runtime compiled is left out: it fails here (RuntimeError)" in caplog.text
-        (name,) = json.loads((cache_folder() / CHOICES).read_text()).values()
-        caplog.clear()
-        Runtime("auto")(network, windows, dtype=torch.float32)
-        assert caplog.messages == [f"runtime: {name}, as measured here before"]
-        (cache_folder() / CHOICES).write_text("damaged")
-        Runtime("auto")(network, windows, dtype=torch.float32)
-    assert "the fastest here" in caplog.text
+@pytest.mark.parametrize("name", ["openvino", "torchscript"])
+def test_reduced_precision_of_a_network_that_can_be_trained(name: str) -> None:
+    torch.manual_seed(0)
+    network, windows = UNet(3, 1, 4, channels=[4, 8, 8]).eval(), torch.randn(1, 1, 16, 16, 16)
+    run = Runtime(installed(name, torch.bfloat16))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = network(windows).float()  # its weights are in autocast's cache now
+        for seen in (windows, windows):
+            found = run(network, seen, dtype=torch.bfloat16).float()
+            assert (found - expected).abs().max() < 0.1 * expected.abs().max()
 
 
-def _broken(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("no compiler")
+@pytest.mark.parametrize("name", [*MADE, "auto"])
+def test_a_network_in_training_is_refused_and_left_as_it_is(network: UNet, name: str) -> None:
+    windows = torch.zeros(1, 1, 8, 8, 8)
+    for module in (network, next(network.children())):
+        network.eval()
+        module.train()
+        before = [each.training for each in network.modules()]
+        with pytest.raises(ConfigError, match=rf"{name}' is for networks in evaluation mode: call eval\(\)"):
+            Runtime(installed(name))(network, windows, dtype=torch.float32)
+        assert [each.training for each in network.modules()] == before
 
 
-def test_auto_leaves_out_what_differs(
-    network: UNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
-    wrong = dict.fromkeys(MADE, lambda network, *_: lambda seen: network(seen) * 1.01)
-    monkeypatch.setattr("unet_bundle.inferers.runtimes._PREPARED", wrong)
-    with caplog.at_level(logging.INFO):
-        windows = torch.randn(1, 1, 8, 8, 8)
-        assert torch.equal(Runtime("auto")(network, windows, dtype=torch.float32), network(windows))
-    assert "runtime compiled is left out: scores differ by 0.01 of the largest" in caplog.text
+class Bessel(torch.nn.Module):
+    """What other runtimes know nothing of."""
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(windows)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_network_that_a_runtime_cannot_take_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"runtime '{name}' cannot run this network here") as raised:
+        Runtime(installed(name))(Bessel().eval(), torch.rand(1, 1, 8, 8), dtype=torch.float32)
+    assert raised.value.__cause__ is not None
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes for which TorchScript was handed a network."""
+    from unet_bundle.inferers import backends
+
+    shapes: list[tuple[int, ...]] = []
+
+    def noting(network: Any, windows: torch.Tensor, dtype: torch.dtype) -> Any:
+        shapes.append(tuple(windows.shape))
+        return torchscript(network, windows, dtype)
+
+    torchscript = backends._PREPARED["torchscript"]
+    monkeypatch.setattr(backends, "_PREPARED", {**backends._PREPARED, "torchscript": noting})
+    return shapes
+
+
+def test_short_batches_are_filled_up(network: UNet, handed_over: list[tuple[int, ...]]) -> None:
+    run = Runtime("torchscript")
+    for count in (1, 4, 3, 2, 1, 4):
+        windows = torch.randn(count, 1, 8, 8, 8)
+        found = run(network, windows, dtype=torch.float32)
+        torch.testing.assert_close(found, network(windows), atol=1e-4, rtol=1e-4)
+    assert [shape[0] for shape in handed_over] == [1, 4]
+
+
+def test_the_shapes_that_were_used_last_are_kept(handed_over: list[tuple[int, ...]]) -> None:
+    network, run = torch.nn.Conv2d(1, 2, 3).eval(), Runtime("torchscript")
+
+    def see(side: int) -> int:
+        run(network, torch.zeros(1, 1, side, 8), dtype=torch.float32)
+        return len(handed_over)
+
+    for side in range(3, 3 + MOST_SHAPES):
+        see(side)
+    assert see(3) == MOST_SHAPES  # known
+    assert see(3 + MOST_SHAPES) == MOST_SHAPES + 1
+    assert see(3) == MOST_SHAPES + 1  # used since
+    assert see(4) == MOST_SHAPES + 2  # the one unused for longest is forgotten
+
+
+def test_a_large_ensemble_is_handed_over_once(handed_over: list[tuple[int, ...]]) -> None:
+    members, run = [torch.nn.Conv2d(1, 2, 3).eval() for _ in range(20)], Runtime("torchscript")
+    for _ in range(2):
+        for member in members:
+            run(member, torch.zeros(1, 1, 8, 8), dtype=torch.float32)
+    assert len(handed_over) == 20
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The graphs that PyTorch compiles; run as they are, since a C++ compiler takes half a minute for each."""
+    found: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        found.append(1)
+        return graph.forward
+
+    monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend=backend))
+    return found
+
+
+def test_every_network_and_shape_is_compiled(graphs: list[Any]) -> None:
+    run = Runtime("compiled")
+    for number in range(6):
+        network = torch.nn.Conv2d(1, 2, 3).eval()
+        for side in (8 + number, 20 + number):
+            windows = torch.randn(1, 1, side, 8)
+            for _ in range(2):
+                with torch.no_grad():
+                    found = run(network, windows, dtype=torch.float32)
+                torch.testing.assert_close(found, network(windows))
+    assert len(graphs) == 12
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_network_that_is_gone_is_let_go(name: str, graphs: list[Any]) -> None:
+    run, network = Runtime(installed(name)), torch.nn.Conv2d(1, 2, 3).eval()
+    run(network, torch.zeros(1, 1, 8, 8), dtype=torch.float32)
+    assert len(graphs) == (name == "compiled")
+    alive = weakref.ref(network)
+    del network
+    gc.collect()
+    assert alive() is None
+
+
+def test_copies_begin_with_nothing_prepared(network: UNet) -> None:
+    scan = torch.randn(1, 1, 16, 16, 16)
+    inferer = ScanInferer((8, 8, 8), runtime="torchscript")
+    expected = inferer(scan, network)
+    other = copy.deepcopy(inferer)
+    assert other.runtime is not inferer.runtime
+    assert torch.equal(other(scan, network), expected)
+    run = pickle.loads(pickle.dumps(inferer.runtime))  # noqa: S301  (written here)
+    found = run(network, scan[..., :8], dtype=torch.float32)
+    torch.testing.assert_close(found, network(scan[..., :8]), atol=1e-4, rtol=1e-4)
 
 
 SIGNALLED = """

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unet_bundle.networks import IncompatibleWeightsError, UNet, unet2015
+from unet_bundle.networks.checkpoint import weights_version
 
 
 @pytest.fixture
@@ -139,3 +140,40 @@ def test_residual_blocks_start_as_their_shortcuts() -> None:
     block = UNet(3, 1, 2, [4, 4], encoder="residual", activation="relu").encoder[0][1]
     x = torch.rand(1, 4, 6, 6, 6)
     assert torch.equal(block(x), x)
+
+
+class Remembering(nn.Module):
+    """Weights in several formats and layouts, and a buffer that no checkpoint has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        self.half = nn.Linear(100, 100).bfloat16()
+        self.norm = nn.BatchNorm2d(4)
+        self.register_buffer("mean", torch.zeros(3), persistent=False)
+
+
+@pytest.mark.parametrize("name", ["convolution.weight", "half.weight", "half.bias", "norm.running_mean", "mean"])
+def test_changes_of_weights_are_noticed(name: str) -> None:
+    network = Remembering()
+    tensor = dict([*network.named_parameters(), *network.named_buffers()])[name]
+    seen = [weights_version(network)]
+    assert weights_version(network) == seen[0]
+    with torch.no_grad():
+        tensor.add_(1)
+    seen.append(weights_version(network))
+    tensor.data.mul_(0.5)  # PyTorch does not count it
+    seen.append(weights_version(network))
+    tensor.data = tensor.data.clone()
+    seen.append(weights_version(network))
+    assert len(set(seen)) == 4
+    assert weights_version(network) == seen[-1]
+
+
+def test_weights_that_were_made_for_inference_have_a_version() -> None:
+    with torch.inference_mode():
+        network = nn.Conv2d(1, 2, 3)
+    seen = weights_version(network)
+    with torch.inference_mode():
+        network.load_state_dict({key: value + 1 for key, value in network.state_dict().items()})
+    assert weights_version(network) != seen

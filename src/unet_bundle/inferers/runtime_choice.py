@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from unet_bundle import stages
+from unet_bundle.inferers.backends import RUNTIMES, HandoverError, Run, prepare, unfit
 from unet_bundle.inferers.network_call import first_output
-from unet_bundle.inferers.runtimes import RUNTIMES, Run, prepare, unfit
 from unet_bundle.io.files import write_text
 from unet_bundle.precision import autocast
 from unet_bundle.runtime import our_error
@@ -32,32 +33,45 @@ LARGEST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0
 """Of scores to PyTorch's, as a share of the largest score: a runtime that differs by more is not chosen."""
 
 
-def fastest_runtime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    """The network in the runtime that takes the least time for a scan, getting ready included.
+def fastest_runtime(
+    network: nn.Module, windows: torch.Tensor, dtype: torch.dtype, chosen: dict[str, str]
+) -> Run | None:
+    """The network in the runtime that takes the least time for a scan, getting ready included; None: PyTorch itself.
 
-    What was measured is kept in the user's cache folder, by network, shape of windows, number format, machine and
-    versions, and holds from then on.
+    What was measured is kept in the user's cache folder, by network, shape of a window, number format, machine and
+    versions, and holds from then on, however many windows there are at once. Each time that a network is handed over,
+    its scores are compared with PyTorch's; where they differ, or it fails, all are measured again.
 
     Args:
         network: in evaluation mode.
         windows: an example [windows, channels, *spatial].
         dtype: what to compute in.
+        chosen: what was chosen in this process; noted here.
     """
     path, key = cache_folder() / CHOICES, _key(network, windows, dtype)
-    known = _read(path)
-    name = known.get(key)
-    if name in _candidates(windows.device, dtype):
-        logger.info("runtime: %s, as measured here before", name)
-        return _run(name, network, windows, dtype)
-    found, seconds = _measured(network, windows, dtype)
-    name = min(seconds, key=lambda each: seconds[each])
+    known = chosen.get(key) or _read(path).get(key)
+    if known == "torch":
+        logger.info("runtime: torch, as measured here before")
+        return None
+    measurement = _Measurement(network, windows, dtype)
+    if not measurement.is_comparable():
+        logger.info("runtime: torch: its own scores are not finite, so that no other can be compared with it")
+        return None
+    if known in measurement.candidates:
+        tried = measurement.tried(known)
+        if tried is not None:
+            logger.info("runtime: %s, as measured here before", known)
+            chosen[key] = known
+            return tried[0]
+    name, run, seconds = measurement.fastest()
     table = ", ".join(f"{each} {value:.3g} s" for each, value in sorted(seconds.items(), key=lambda pair: pair[1]))
     logger.info("runtime: %s, the fastest here for a scan of %d windows: %s a window", name, WINDOWS, table)
+    chosen[key] = name
     try:
         write_text(path, json.dumps({**_read(path), key: name}, indent=1) + "\n")
     except OSError as error:
         logger.info("the choice is not kept: the cache folder cannot be written (%s)", type(error).__name__)
-    return found[name]
+    return run
 
 
 def cache_folder() -> Path:
@@ -69,47 +83,84 @@ def cache_folder() -> Path:
     return Path(base or Path.home() / ".cache") / "unet-bundle"
 
 
-def _candidates(device: torch.device, dtype: torch.dtype) -> list[str]:
-    return [name for name in RUNTIMES if name != "auto" and unfit(name, device, dtype) is None]
+class _Measurement:
+    """What other runtimes give and take beside PyTorch, for windows of noise as bright as the example.
 
+    The example itself may be air, of which a wrong runtime may make the same scores.
+    """
 
-def _run(name: str, network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    return network if name == "torch" else prepare(name, network, windows, dtype)
+    def __init__(self, network: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> None:
+        self.network, self.dtype = network, dtype
+        self.windows = _noise(example)
+        self.candidates = [
+            name for name in RUNTIMES if name not in ("torch", "auto") and unfit(name, example.device, dtype) is None
+        ]
+        start = time.perf_counter()
+        self.expected = _scores(network, self.windows, dtype).clone()
+        self.first = time.perf_counter() - start
 
+    def is_comparable(self) -> bool:
+        """Whether PyTorch's own scores are numbers."""
+        return bool(self.expected.isfinite().all())
 
-def _measured(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> tuple[dict[str, Run], dict[str, float]]:
-    """Every runtime that gives the same scores, and its seconds per batch of windows; PyTorch's own first."""
-    found: dict[str, Run] = {}
-    seconds: dict[str, float] = {}
-    expected = None
-    for name in _candidates(windows.device, dtype):
+    def tried(self, name: str) -> tuple[Run, float] | None:
+        """A runtime's run and its seconds for these windows, a share of getting ready included.
+
+        None if it fails, or gives other scores.
+        """
+        start = time.perf_counter()
         try:
-            start = time.perf_counter()
-            run = _run(name, network, windows, dtype)
-            scores = _scores(run, windows, dtype).clone()
+            run = prepare(name, self.network, self.windows, self.dtype)
+            scores = _scores(run, self.windows, self.dtype)
             ready = time.perf_counter() - start
-            expected = scores if expected is None else expected
-            difference = float((scores - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
-            if not difference <= LARGEST_DIFFERENCE[dtype]:
+            largest = self.expected.abs().max().clamp(min=1e-6)
+            difference = float((scores - self.expected).abs().max() / largest)
+            if not difference <= LARGEST_DIFFERENCE[self.dtype]:
                 logger.info("runtime %s is left out: scores differ by %.2g of the largest", name, difference)
-                continue
-            start = time.perf_counter()
-            _scores(run, windows, dtype)
-            each = time.perf_counter() - start
+                return None
+            return run, self._seconds(run, ready)
         except Exception as error:  # runtimes fail in their own ways; PyTorch itself is left
-            if name == "torch" or our_error(error) is not None:
+            cause = error.__cause__ if isinstance(error, HandoverError) else error
+            if our_error(cause) is not None:
                 raise
-            logger.info("runtime %s is left out: it fails here (%s)", name, type(error).__name__)
-            continue
-        found[name], seconds[name] = run, each + max(ready - each, 0) / WINDOWS
-    return found, seconds
+            logger.info("runtime %s is left out: it fails here (%s)", name, type(cause).__name__)
+            return None
+
+    def fastest(self) -> tuple[str, Run | None, dict[str, float]]:
+        """Name and run of the fastest, and the seconds of all. One at a time is held, beside the fastest so far."""
+        best: tuple[str, Run | None] = ("torch", None)
+        seconds = {"torch": self._seconds(self.network, self.first)}
+        for name in self.candidates:
+            tried = self.tried(name)
+            if tried is None:
+                continue
+            run, seconds[name] = tried
+            if seconds[name] < seconds[best[0]]:
+                best = name, run
+            del tried, run
+        return *best, seconds
+
+    def _seconds(self, run: Run, ready: float) -> float:
+        start = time.perf_counter()
+        _scores(run, self.windows, self.dtype)
+        each = time.perf_counter() - start
+        return each + max(ready - each, 0) / WINDOWS
+
+
+def _noise(example: torch.Tensor) -> torch.Tensor:
+    """Windows of noise, always the same, with the mean and the spread of the example in each channel."""
+    axes = [0, *range(2, example.ndim)]
+    values = example.float()
+    spread, mean = torch.std_mean(values, dim=axes, correction=0, keepdim=True)
+    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example.device)
+    return (mean + spread * noise).to(example.dtype)
 
 
 def _scores(run: Run, windows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     with torch.no_grad(), autocast(windows.device, dtype):
         scores = first_output(run(windows)).float()
-    if windows.device.type == "cuda":
-        torch.cuda.synchronize(windows.device)
+    stages.finish(windows.device)
     return scores
 
 
@@ -120,7 +171,7 @@ def _key(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> str:
     if device.type == "cuda":
         hardware = [torch.cuda.get_device_name(device)]
     layers = [(name, list(each.shape)) for name, each in network.state_dict().items()]
-    content = [layers, list(windows.shape), str(dtype), hardware, _versions()]
+    content = [layers, list(windows.shape[1:]), str(dtype), hardware, _versions()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import importlib.util
-import logging
+import math
 import threading
-import warnings
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,39 +14,46 @@ import torch
 from torch import nn
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.inferers.backends import RUNTIMES, Run, missing, prepare
 from unet_bundle.inferers.network_call import first_output
-from unet_bundle.networks.checkpoint import weights_version
-from unet_bundle.precision import autocast
-from unet_bundle.runtime import our_error
+from unet_bundle.inferers.runtime_choice import fastest_runtime
+from unet_bundle.networks.checkpoint import bare, weights_version
 
-logger = logging.getLogger(__name__)
-
-MOST_NETWORKS = 16
-"""That a runtime remembers, such as the folds of an ensemble: what was made of a network holds on to it."""
-
-Run = Callable[[torch.Tensor], torch.Tensor]
-"""Scores of windows of the shape it was made for. They may lie in memory that this thread's next run writes into."""
+MOST_SHAPES = 8
+"""Of windows for which a network is kept prepared; those that were used last."""
 
 
 class Runtime:
     """Runs networks by one runtime.
 
-    Each is handed over once for each shape of windows, and again if its weights change.
+    Each is handed over once for each shape of windows, and again if its weights change (see `weights_version`). Fewer
+    windows than it was handed over for are filled up to as many. What was prepared is kept as long as the network
+    lives. Threads may share a runtime. A copy, and what is loaded from a pickle, has nothing prepared.
 
     Args:
         name: one of `RUNTIMES`; all but ``"torch"`` take networks in evaluation mode, called with windows alone.
 
     Raises:
-        ConfigError: an unknown name; when called, for a library that is not installed, or a network, device or number
+        ConfigError: an unknown name, or a library that is not installed; when called, for a network, device or number
             format that the runtime is not for.
     """
 
     def __init__(self, name: str = "torch") -> None:
         if name not in RUNTIMES:
             raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, not {name!r}")
+        reason = missing(name)
+        if reason:
+            raise ConfigError(f"runtime {name!r} {reason}")
         self.name = name
-        self._made: OrderedDict[nn.Module, _Made] = OrderedDict()
+        self._made: weakref.WeakKeyDictionary[nn.Module, _Made] = weakref.WeakKeyDictionary()
+        self._choices: dict[str, str] = {}
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"name": self.name}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__init__(state["name"])  # type: ignore[misc]
 
     def __call__(self, network: Callable[..., Any], windows: torch.Tensor, *, dtype: torch.dtype) -> Any:
         """Scores of windows [windows, channels, *spatial].
@@ -63,166 +67,63 @@ class Runtime:
             return network(windows)
         if not isinstance(network, nn.Module):
             raise ConfigError(f"runtime {self.name!r} needs a network that is called with windows alone: set 'torch'")
+        if any(module.training for module in network.modules()):
+            raise ConfigError(
+                f"runtime {self.name!r} is for networks in evaluation mode: call eval() of the network first"
+            )
         weights = weights_version(network)
-        key = (tuple(windows.shape), windows.device, dtype, torch.get_num_threads())
         with self._lock:
             made = self._made.get(network)
             if made is None or made.weights != weights:
                 made = self._made[network] = _Made(weights)
-                while len(self._made) > MOST_NETWORKS:
-                    self._made.popitem(last=False)
-            if key not in made.runs:
-                made.runs[key] = prepare(self.name, network, windows, dtype)
-            run = made.runs[key]
-        return run(windows)
+            shape = (tuple(windows.shape[1:]), windows.device, dtype, torch.get_num_threads())
+            prepared = made.fitting(len(windows), shape)
+            if prepared is None:
+                prepared = made.keep(self._prepared(bare(network), windows, dtype), shape)
+        if prepared.run is None:
+            return first_output(network(windows))
+        return prepared.run(_filled(windows, int(prepared.windows)))[: len(windows)]
+
+    def _prepared(self, network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> _Prepared:
+        if self.name != "auto":
+            return _Prepared(prepare(self.name, network, windows, dtype), len(windows))
+        run = fastest_runtime(network, windows, dtype, self._choices)
+        return _Prepared(run, math.inf if run is None else len(windows))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A network as a runtime has it; None: PyTorch itself, for any number of windows."""
+
+    run: Run | None
+    windows: float
 
 
 @dataclass
 class _Made:
-    """What was made of a network: with which weights, and for which windows."""
+    """What was made of a network: with which weights, and for which windows; those that were used last at the end."""
 
     weights: Any
-    runs: dict[Any, Run] = field(default_factory=dict)
+    runs: OrderedDict[tuple[Any, float], _Prepared] = field(default_factory=OrderedDict)
+
+    def fitting(self, count: int, shape: Any) -> _Prepared | None:
+        """What was prepared for the least number of windows that suffices."""
+        numbers = [number for each, number in self.runs if each == shape and number >= count]
+        if not numbers:
+            return None
+        key = (shape, min(numbers))
+        self.runs.move_to_end(key)
+        return self.runs[key]
+
+    def keep(self, prepared: _Prepared, shape: Any) -> _Prepared:
+        self.runs[shape, prepared.windows] = prepared
+        while len(self.runs) > MOST_SHAPES:
+            self.runs.popitem(last=False)
+        return prepared
 
 
-def prepare(name: str, network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    """Hand a network over to a runtime.
-
-    Args:
-        name: of the runtime; ``"auto"`` is decided by `fastest_runtime`.
-        network: in evaluation mode.
-        windows: an example [windows, channels, *spatial].
-        dtype: what to compute in.
-
-    Raises:
-        ConfigError: the runtime is not for this, or not installed.
-        InputTooSmallError: the network leaves nothing of windows of this size.
-    """
-    if name == "auto":
-        from unet_bundle.inferers.runtime_choice import fastest_runtime
-
-        return fastest_runtime(network, windows, dtype)
-    reason = unfit(name, windows.device, dtype)
-    if reason:
-        raise ConfigError(f"runtime {name!r} {reason}")
-    _check_size(network, windows)
-    # Each sets its number format itself: autocast's own operations are none that other runtimes know.
-    with torch.no_grad(), torch.autocast(windows.device.type, enabled=False), warnings.catch_warnings():
-        # Tracing warns of every branch that sizes decide, and PyTorch of TorchScript's age.
-        warnings.simplefilter("ignore")
-        return _PREPARED[name](_FirstOutput(network).eval(), windows.contiguous(), dtype)
-
-
-def unfit(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a runtime cannot be used, as the end of a sentence; None if it can."""
-    if name not in LIBRARIES:
-        return None
-    library, types = LIBRARIES[name]
-    if device.type != "cpu":
-        return f"is for the CPU, not for {device.type}: set runtime to 'torch' or 'compiled'"
-    if dtype not in types:
-        names = " or ".join(str(each).removeprefix("torch.") for each in types)
-        return f"computes in {names} only: set precision to that"
-    if any(importlib.util.find_spec(each) is None for each in library):
-        return f"is not installed: pip install 'unet-bundle[{EXTRAS[name]}]'"
-    return None
-
-
-class _FirstOutput(nn.Module):
-    """A network with one output, as runtimes want it."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        return first_output(self.network(windows))
-
-
-def _check_size(network: nn.Module, windows: torch.Tensor) -> None:
-    """Raise what the network would of this size: its checks are no part of what runtimes are given."""
-    try:
-        copy.deepcopy(network).to("meta")(windows.to("meta"))
-    except Exception as error:
-        if our_error(error) is not None:
-            raise
-        logger.debug("the network cannot be checked without data: %s", type(error).__name__)
-
-
-def _compiled(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    del windows, dtype  # made for what it is called with, in the autocast it is called in
-    compiled: Run = torch.compile(network, dynamic=False)
-    return compiled
-
-
-def _torchscript(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    with autocast(windows.device, dtype):
-        traced = torch.jit.trace(network, windows, check_trace=False)
-    frozen: Run = torch.jit.freeze(traced)
-    return frozen
-
-
-def _onnxruntime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    del dtype
-    import onnxruntime
-
-    exported = torch.onnx.export(network, (windows,), dynamo=True, verbose=False, input_names=["image"])
-    assert exported is not None  # noqa: S101  (for the type checker)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    content = exported.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda seen: torch.from_numpy(session.run(None, {"image": seen.contiguous().numpy()})[0])
-
-
-@functools.cache
-def _openvino_core() -> Any:
-    """One for the process, for good.
-
-    Each sets up a stack for signals and, when it goes, brings back the one before: of several that one may be gone, and
-    the next signal ends the process (seen with OpenVINO 2026.4).
-    """
-    import openvino
-
-    return openvino.Core()
-
-
-def _openvino(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    import openvino
-
-    # Traced here: its own tracing runs the network three times to compare.
-    traced = torch.jit.trace(network, windows, check_trace=False)
-    model = openvino.convert_model(traced, example_input=windows, input=list(windows.shape))
-    settings = {
-        "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = _openvino_core().compile_model(model, "CPU", settings)
-    requests = threading.local()  # a request is one thread's
-
-    def run(seen: torch.Tensor) -> torch.Tensor:
-        if not hasattr(requests, "own"):
-            requests.own = compiled.create_infer_request()
-        found = requests.own.infer([seen.contiguous().numpy()], share_inputs=True, share_outputs=True)
-        return torch.from_numpy(found[0])
-
-    return run
-
-
-_PREPARED: Mapping[str, Callable[[nn.Module, torch.Tensor, torch.dtype], Run]] = {
-    "compiled": _compiled,
-    "torchscript": _torchscript,
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-}
-RUNTIMES = ("torch", *_PREPARED, "auto")
-"""PyTorch as it is; its compiler Inductor; TorchScript; ONNX Runtime; OpenVINO; whichever is fastest here."""
-LIBRARIES: Mapping[str, tuple[tuple[str, ...], tuple[torch.dtype, ...]]] = {
-    "onnxruntime": (("onnxruntime", "onnxscript"), (torch.float32,)),
-    "openvino": (("openvino",), (torch.float32, torch.bfloat16)),
-}
-"""Runtimes for the CPU alone: the libraries they need, and the number formats they are used in."""
-EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
-"""Of this package, which bring those libraries."""
+def _filled(windows: torch.Tensor, count: int) -> torch.Tensor:
+    """As many windows as `count`: the last one again and again."""
+    if len(windows) == count:
+        return windows
+    return torch.cat([windows, windows[-1:].expand(count - len(windows), *windows.shape[1:])])

@@ -233,13 +233,16 @@ class ScanInferer(Inferer):
         parts = strips(padded.tiling, effort.strips)
         number = sum(strip.tiling.count for strip in parts)
         start, network_seconds = time.perf_counter(), 0.0
+        computing = padded.image.device
         # None: no bar where there is no terminal.
         with tqdm(total=number, unit="window", leave=False, disable=None if self.progress else True) as bar:
 
             def timed(windows: torch.Tensor) -> torch.Tensor:
                 nonlocal network_seconds
+                stages.finish(computing)
                 begin = time.perf_counter()
                 scores = predict(windows)
+                stages.finish(computing)
                 network_seconds += time.perf_counter() - begin
                 bar.update(len(windows))
                 return scores
@@ -250,6 +253,7 @@ class ScanInferer(Inferer):
                 batch, device, limit = effort.batch_size, effort.device, effort.limit
                 for slab in walk(image, timed, strip.tiling, batch_size=batch, device=device, limit=limit):
                     reduction.add(slab, part)
+        stages.finish(computing)
         stages.add("network", network_seconds)
         stages.add("resample", time.perf_counter() - start - network_seconds)
         return reduction.result()

@@ -12,6 +12,8 @@ from unet_bundle.errors import CheckpointError
 
 LONGEST_REASON = 300
 """Characters of a foreign network's complaint about weights: torch lists every tensor."""
+SAMPLES = 64
+"""Values of a tensor by which a change is noticed that PyTorch does not count."""
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -63,6 +65,26 @@ def load_weights(network: nn.Module, state: Any, name: str) -> None:
         raise CheckpointError(f"{name} does not fit the network: {reason[:LONGEST_REASON]}") from error
 
 
-def weights_version(network: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Something that changes with every change of the network's weights, for comparison."""
-    return tuple((each.data_ptr(), each._version) for each in network.state_dict().values())  # noqa: SLF001
+def weights_version(network: nn.Module) -> tuple[Any, ...]:
+    """Something that changes with the network's weights, for comparison.
+
+    It holds where each parameter and buffer lies, PyTorch's count of the changes made to it, and `SAMPLES` of its
+    values. Changes past that count, which PyTorch does not keep for ``parameter.data``, are seen by these values alone:
+    a new set of weights is, single values of a large tensor may not be.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    places = tuple((each.data_ptr(), -1 if each.is_inference() else each._version) for each in tensors)  # noqa: SLF001
+    samples: dict[Any, list[torch.Tensor]] = {}
+    for each in tensors:
+        if each.numel() and each.layout == torch.strided and not each.is_meta:
+            samples.setdefault((each.device, each.dtype), []).append(_sampled(each.detach()))
+    values = (torch.cat(group).view(torch.uint8).cpu().numpy().tobytes() for group in samples.values())
+    return (places, *values)
+
+
+def _sampled(tensor: torch.Tensor) -> torch.Tensor:
+    """Up to `SAMPLES` values, spread evenly over memory."""
+    if not tensor.is_contiguous():  # channels last: flat without a copy
+        tensor = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
+    flat = tensor.reshape(-1)
+    return flat[:: -(-len(flat) // SAMPLES)]

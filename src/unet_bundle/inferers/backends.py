@@ -1,0 +1,204 @@
+"""The runtimes that a network can be handed over to, and how each is given one."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib.util
+import itertools
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from unet_bundle.errors import ConfigError
+from unet_bundle.inferers.network_call import first_output
+from unet_bundle.precision import autocast
+from unet_bundle.runtime import our_error
+
+logger = logging.getLogger(__name__)
+
+LONGEST_REASON = 200
+"""Characters of a runtime's complaint about a network."""
+
+Run = Callable[[torch.Tensor], torch.Tensor]
+"""Scores of windows of the shape it was made for. They may lie in memory that this thread's next run writes into."""
+
+
+class HandoverError(ConfigError):
+    """A runtime that is installed fails with a network; the cause is its own error."""
+
+
+def prepare(name: str, network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
+    """Hand a network over to a runtime.
+
+    What comes back does not hold on to the module, so that it can be kept for as long as the module lives.
+
+    Args:
+        name: of the runtime; not ``"torch"``, which needs nothing.
+        network: in evaluation mode.
+        windows: an example [windows, channels, *spatial].
+        dtype: what to compute in.
+
+    Raises:
+        ConfigError: the runtime is not for this, or not installed.
+        HandoverError: it fails with this network.
+        InputTooSmallError: the network leaves nothing of windows of this size.
+    """
+    reason = unfit(name, windows.device, dtype)
+    if reason:
+        raise ConfigError(f"runtime {name!r} {reason}")
+    _check_size(network, windows)
+    try:
+        # Each sets its number format itself: autocast's own operations are none that other runtimes know.
+        with torch.no_grad(), torch.autocast(windows.device.type, enabled=False), warnings.catch_warnings():
+            # Tracing warns of every branch that sizes decide, and PyTorch of TorchScript's age.
+            warnings.simplefilter("ignore")
+            return _PREPARED[name](_FirstOutput(network).eval(), windows.contiguous(), dtype)
+    except torch.OutOfMemoryError:
+        raise  # fewer windows may fit
+    except Exception as error:  # each fails in ways of its own
+        if our_error(error) is not None:
+            raise
+        said = " ".join(str(error).split())[:LONGEST_REASON]
+        raise HandoverError(
+            f"runtime {name!r} cannot run this network here ({type(error).__name__}: {said}): set runtime to 'torch'"
+        ) from error
+
+
+def missing(name: str) -> str | None:
+    """Why a runtime cannot be used on this machine, as the end of a sentence; None if it is installed."""
+    library = LIBRARIES[name][0] if name in LIBRARIES else ()
+    if any(importlib.util.find_spec(each) is None for each in library):
+        return f"is not installed: pip install 'unet-bundle[{EXTRAS[name]}]'"
+    return None
+
+
+def unfit(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a runtime cannot be used, as the end of a sentence; None if it can."""
+    if name not in LIBRARIES:
+        return None
+    if device.type != "cpu":
+        return f"is for the CPU, not for {device.type}: set runtime to 'torch' or 'compiled'"
+    types = LIBRARIES[name][1]
+    if dtype not in types:
+        names = " or ".join(str(each).removeprefix("torch.") for each in types)
+        return f"computes in {names} only: set precision to that"
+    return missing(name)
+
+
+class _FirstOutput(nn.Module):
+    """A network with one output, as runtimes want it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return first_output(self.network(windows))
+
+
+def _check_size(network: nn.Module, windows: torch.Tensor) -> None:
+    """Raise what the network would of this size: its checks are no part of what runtimes are given."""
+    try:
+        copy.deepcopy(network).to("meta")(windows.to("meta"))
+    except Exception as error:
+        if our_error(error) is not None:
+            raise
+        logger.debug("the network cannot be checked without data: %s", type(error).__name__)
+
+
+def _compiled(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
+    # Modules of their own around the same weights: the network itself is not held on to.
+    weights = itertools.chain(network.parameters(), network.buffers())
+    own = copy.deepcopy(network, {id(each): each for each in weights})
+
+    def forward(seen: torch.Tensor) -> Any:
+        return own(seen)
+
+    # PyTorch compiles a piece of code for eight shapes or networks and runs it uncompiled from then on; so each has
+    # code of its own.
+    apart = FunctionType(forward.__code__.replace(), forward.__globals__, forward.__name__, closure=forward.__closure__)
+    compiled: Run = torch.compile(apart, dynamic=False)
+    with autocast(windows.device, dtype):
+        compiled(windows)  # it compiles when it is called; here errors are noticed
+    return compiled
+
+
+def _torchscript(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
+    # A weight that autocast has in its cache would be traced as another tensor than the network's.
+    with autocast(windows.device, dtype, cache_enabled=False):
+        traced = torch.jit.trace(network, windows, check_trace=False)
+    frozen: Run = torch.jit.freeze(traced)
+    return frozen
+
+
+def _onnxruntime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
+    del dtype
+    import onnxruntime
+
+    exported = torch.onnx.export(network, (windows,), dynamo=True, verbose=False, input_names=["image"])
+    assert exported is not None  # noqa: S101  (for the type checker)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    content = exported.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda seen: torch.from_numpy(session.run(None, {"image": seen.contiguous().numpy()})[0])
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """One for the process, for good.
+
+    Each sets up a stack for signals and, when it goes, brings back the one before: of several that one may be gone, and
+    the next signal ends the process (seen with OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def _openvino(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
+    import openvino
+
+    # Traced here: its own tracing runs the network three times to compare.
+    traced = torch.jit.trace(network, windows, check_trace=False)
+    model = openvino.convert_model(traced, example_input=windows, input=list(windows.shape))
+    settings = {
+        "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = _openvino_core().compile_model(model, "CPU", settings)
+    requests = threading.local()  # a request is one thread's
+
+    def run(seen: torch.Tensor) -> torch.Tensor:
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        found = requests.own.infer([seen.contiguous().numpy()], share_inputs=True, share_outputs=True)
+        return torch.from_numpy(found[0])
+
+    return run
+
+
+_PREPARED: Mapping[str, Callable[[nn.Module, torch.Tensor, torch.dtype], Run]] = {
+    "compiled": _compiled,
+    "torchscript": _torchscript,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+RUNTIMES = ("torch", *_PREPARED, "auto")
+"""PyTorch as it is; its compiler Inductor; TorchScript; ONNX Runtime; OpenVINO; whichever is fastest here."""
+LIBRARIES: Mapping[str, tuple[tuple[str, ...], tuple[torch.dtype, ...]]] = {
+    "onnxruntime": (("onnxruntime", "onnxscript"), (torch.float32,)),
+    "openvino": (("openvino",), (torch.float32, torch.bfloat16)),
+}
+"""Runtimes for the CPU alone: the libraries they need, and the number formats they are used in."""
+EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
+"""Of this package, which bring those libraries."""
