@@ -101,7 +101,7 @@ def test_one_file_where_a_list_is_wanted_is_refused() -> None:
             Predictor(BUNDLE, device="cpu", overrides={"ensemble": wrong})
 
 
-def test_an_override_of_saving_holds_for_that_scan_alone(scans: list[Path], predictor: Predictor, tmp_path: Path) -> None:
+def test_an_override_of_saving_holds_for_one_scan(scans: list[Path], predictor: Predictor, tmp_path: Path) -> None:
     predictor.save(scans[0], tmp_path, output_format="nrrd")
     assert [path.suffix for path in tmp_path.iterdir()] == [".nrrd"]
     predictor.save(scans[1], tmp_path)

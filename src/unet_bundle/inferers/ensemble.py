@@ -22,7 +22,7 @@ from unet_bundle.networks.checkpoint import (
 )
 
 _made: WeakKeyDictionary[nn.Module, tuple[Any, list[nn.Module]]] = WeakKeyDictionary()
-"""The last members made of each network, and of what: a server builds the inferer anew for each scan, not the network."""
+"""The last members made of each network, and of what: a server builds inferers anew for each scan, not networks."""
 _lock = threading.Lock()
 
 
