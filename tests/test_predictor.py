@@ -1,6 +1,7 @@
 """A bundle in one's own program gives what the command line gives."""
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from unet_bundle.cli import main
 from unet_bundle.errors import CheckpointError, ConfigError, InputError
@@ -85,6 +87,34 @@ def test_an_ensemble_needs_no_weights_of_the_bundles_own(scans: list[Path], tmp_
     assert main([*command, "--ensemble", "[models/none.pt]", "--overwrite"]) == 1
 
 
+@pytest.mark.parametrize("empty", [[], "$[]", None])
+def test_an_ensemble_that_comes_out_empty_is_the_bundles_own_network(
+    empty: Any, scans: list[Path], predictor: Predictor
+) -> None:
+    found = Predictor(BUNDLE, device="cpu", overrides={"ensemble": empty})
+    assert torch.equal(found(scans[0]).as_tensor(), predictor(scans[0]).as_tensor())
+
+
+def test_one_file_where_a_list_is_wanted_is_refused() -> None:
+    for wrong in ("models/model.pt", "$'models/model.pt'"):
+        with pytest.raises(ConfigError, match="ensemble must be a list of files of weights"):
+            Predictor(BUNDLE, device="cpu", overrides={"ensemble": wrong})
+
+
+def test_an_override_of_saving_holds_for_one_scan(scans: list[Path], predictor: Predictor, tmp_path: Path) -> None:
+    predictor.save(scans[0], tmp_path, output_format="nrrd")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".nrrd"]
+    predictor.save(scans[1], tmp_path)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".gz", ".nrrd"]
+
+
+@pytest.mark.parametrize("key", ["overlap", "keep_largest", "labels", "bundle_root", "outputformat", "dicom::on_gaps"])
+def test_an_override_that_saving_would_not_heed_is_refused(key: str, predictor: Predictor, tmp_path: Path) -> None:
+    takes = "algorithm, output_format, segments"
+    with pytest.raises(ConfigError, match=rf"^save takes no {key!r}: only {takes}; give others to Predictor"):
+        predictor.save("none.nii.gz", tmp_path, **{key: 1})
+
+
 def test_the_command_line_says_how_long_each_stage_took(
     scans: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +124,23 @@ def test_the_command_line_says_how_long_each_stage_took(
     taken = json.loads(line.partition("seconds a stage: ")[2])
     assert list(taken) == ["read", "preprocess", "network", "resample", "write"]
     assert taken["network"] > taken["resample"] >= 0
+
+
+def test_each_scan_has_one_line_of_its_seconds_whoever_calls_the_inferer(
+    scans: list[Path], predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines() -> list[dict[str, float]]:
+        return [json.loads(text.partition(": ")[2]) for text in caplog.messages if text.startswith("seconds a stage")]
+
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "inference.json"))
+    with caplog.at_level(logging.INFO):
+        predictor(scans[0])
+        assert [list(line) for line in lines()] == [["read", "preprocess", "network", "resample", "postprocess"]]
+        inferer, prepare = (parser.get_parsed_content(name) for name in ("inferer", "preprocessing"))
+        for scan in scans[:2]:  # as MONAI Label does, which has no evaluator
+            inferer(prepare({"image": str(scan)})["image"][None], predictor.network)
+    assert [list(line) for line in lines()[1:]] == [["read", "network", "resample"]] * 2
 
 
 @pytest.mark.parametrize(

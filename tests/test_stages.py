@@ -26,6 +26,30 @@ def test_what_a_stage_within_takes_counts_to_that_alone(caplog: pytest.LogCaptur
     assert found["network"] == 1.5
 
 
+def test_a_scan_that_somebody_follows_is_not_logged_by_others(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        with stages.scan():
+            stages.add("network", 1.0)
+            stages.log_if_alone()
+            assert not caplog.messages
+            stages.add("write", 2.0)
+        assert caplog.messages == ['seconds a stage: {"network": 1.0, "write": 2.0}']
+        stages.add("network", 3.0)
+        stages.log_if_alone()
+        stages.add("network", 4.0)
+        stages.log_if_alone()
+    assert caplog.messages[1:] == ['seconds a stage: {"network": 3.0}', 'seconds a stage: {"network": 4.0}']
+
+
+def test_a_scan_that_fails_is_not_logged_and_no_longer_followed(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        with pytest.raises(ValueError, match="no scan"), stages.scan():
+            raise ValueError("no scan")
+        assert not caplog.messages
+        stages.log_if_alone()
+    assert caplog.messages == ["seconds a stage: {}"]
+
+
 def test_a_stage_that_fails_counts_and_a_new_scan_begins_at_nothing() -> None:
     stages.begin()
     with pytest.raises(ValueError, match="no scan"), stages.stage("read"):

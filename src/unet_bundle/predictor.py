@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ReferenceResolver
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
@@ -62,12 +61,15 @@ class Predictor:
         self._parser.read_config(str(path))
         self._parser["bundle_root"] = str(bundle)
         for key, value in (overrides or {}).items():
-            self._set(key, value)
+            if self._parser.get(key.partition("::")[0], _MISSING) is _MISSING:
+                raise ConfigError(f"unknown key {key!r}: inference.json has no such value")
+            self._parser[key] = value
         if device is not None:
             self._parser["device"] = torch.device(device)
+        self._config = copy.deepcopy(self._parser.config)  # what is built leaves its traces in the parser's
         self.device: torch.device = torch.device(self._made("device"))
         self.network: torch.nn.Module = self._made("network")
-        if not (self._parser.get("ensemble") and self._made("ensemble")):  # an expression may come to nothing
+        if not ("ensemble" in self._parser and self._made("ensemble")):  # an expression may come to nothing
             weights = Path(self._made("checkpoint"))
             load_weights(self.network, load_checkpoint(weights), weights.name)
         self.network.eval()
@@ -75,7 +77,7 @@ class Predictor:
         self._steps = _steps(self._made("preprocessing"))
         after = _steps(self._made("postprocessing"))
         self._cleaning = [step for step in after if not isinstance(step, SaveImaged)]
-        self._lock = threading.Lock()
+        self._of_writing = _keys_of_writing(self._config)
 
     @property
     def labels(self) -> dict[str, int]:
@@ -98,9 +100,8 @@ class Predictor:
         Raises:
             InputError: the scan is refused.
         """
-        labels = _as_meta(self._segmented(scan, affine)["pred"])
-        stages.log()
-        return labels
+        with stages.scan():
+            return _as_meta(self._segmented(scan, affine)["pred"])
 
     def save(self, scan: str | Path | Sequence[str | Path], output_dir: str | Path, **overrides: Any) -> MetaTensor:
         """Segment a scan and write the label map as the bundle does.
@@ -108,33 +109,33 @@ class Predictor:
         Args:
             scan: see `__call__`; files only.
             output_dir: made if it is not there.
-            overrides: of the config, such as ``output_format="nrrd"``.
+            overrides: for this scan, of the values that writing alone depends on, such as ``output_format="nrrd"``.
 
         Raises:
+            ConfigError: an override of anything else.
             InputError: the scan is refused.
         """
-        with self._lock:  # the parser builds what it is asked for in place
-            for key, value in {"output_dir": str(output_dir), **overrides}.items():
-                self._set(key, value)
-            steps = _steps(self._made("postprocessing"))
-            output_format = str(self._parser.get("output_format", AUTO))
-        item = self._segmented(scan, None, output_format)
+        for key in overrides:
+            if key.partition("::")[0] not in self._of_writing:
+                takes = ", ".join(self._of_writing) or "none"
+                raise ConfigError(f"save takes no {key!r}: only {takes}; give others to Predictor")
+        parser = ConfigParser(copy.deepcopy(self._config))
+        for key, value in {"output_dir": str(output_dir), **overrides}.items():
+            parser[key] = value
         with _plain_errors():
-            Compose([step for step in steps if isinstance(step, SaveImaged)])(item)
-        stages.log()
+            steps = _steps(parser.get_parsed_content("postprocessing"))
+            output_format = str(parser.get_parsed_content("output_format")) if "output_format" in parser else AUTO
+        with stages.scan():
+            item = self._segmented(scan, None, output_format)
+            with _plain_errors():
+                Compose([step for step in steps if isinstance(step, SaveImaged)])(item)
         return _as_meta(item["pred"])
-
-    def _set(self, key: str, value: Any) -> None:
-        if self._parser.get(key.partition("::")[0], _MISSING) is _MISSING:
-            raise ConfigError(f"unknown key {key!r}: inference.json has no such value")
-        self._parser[key] = value
 
     def _made(self, name: str) -> Any:
         with _plain_errors():
             return self._parser.get_parsed_content(name)
 
     def _segmented(self, scan: Any, affine: Any, output_format: str = AUTO) -> dict[str, Any]:
-        stages.begin()
         steps = copy.deepcopy(self._steps)  # readers and transforms keep notes of what they did last
         if isinstance(scan, np.ndarray | torch.Tensor):
             item: dict[str, Any] = {"image": _with_grid(scan, affine)}
@@ -168,6 +169,20 @@ def _plain_errors() -> Iterator[None]:
 
 def _steps(preprocessing: Any) -> list[Any]:
     return list(preprocessing.transforms) if isinstance(preprocessing, Compose) else [preprocessing]
+
+
+def _keys_of_writing(config: Mapping[str, Any]) -> list[str]:
+    """The config's values that the writers in it refer to, and nothing else that a scan passes before."""
+    after = config["postprocessing"].get("transforms", [config["postprocessing"]])
+    writing = [step for step in after if str(step.get("_target_")).endswith("SaveImaged")]
+    before = [step for step in after if step not in writing]
+    before += [config[key] for key in ("device", "network", "network_def", "inferer", "preprocessing") if key in config]
+    return sorted(_top_level(writing) - _top_level(before) - {"output_dir"})
+
+
+def _top_level(content: Any) -> set[str]:
+    """Names of the top-level values that a part of a config refers to."""
+    return {name.partition("::")[0] for name in ReferenceResolver.find_refs_in_config(content, "") if name[0].isalpha()}
 
 
 def _as_meta(value: Any) -> MetaTensor:

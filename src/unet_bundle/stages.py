@@ -48,15 +48,40 @@ def seconds(name: str) -> float:
 
 
 def begin() -> None:
-    """A new scan: forget what the one before took."""
+    """A new scan that the caller follows to its end: forget what the one before took."""
     _seconds().clear()
+    _taken.followed = True
+
+
+def end() -> None:
+    """The end of a scan, well or not: nobody follows this thread's next one until it begins."""
+    _seconds().clear()
+    _taken.followed = False
 
 
 def log() -> None:
-    """One line, JSON behind the words: the seconds of each stage of this thread's scan."""
+    """The end of a scan with one line, JSON behind the words: the seconds of each stage of this thread's scan."""
     taken = _seconds()
     order = sorted(taken, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
     logger.info("seconds a stage: %s", json.dumps({name: round(taken[name], 2) for name in order}))
+    end()
+
+
+@contextmanager
+def scan() -> Iterator[None]:
+    """Follow a scan from its beginning to its end; one that fails is not logged."""
+    begin()
+    try:
+        yield
+        log()
+    finally:
+        end()
+
+
+def log_if_alone() -> None:
+    """The line for a scan that nobody follows to its end, such as a host's that calls the inferer itself."""
+    if not getattr(_taken, "followed", False):
+        log()
 
 
 def _seconds() -> dict[str, float]:

@@ -3,12 +3,15 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unet_bundle.cli import main
 from unet_bundle.cli.folds import folds_of, number_of_folds
+from unet_bundle.cli.workflow import load_workflow
 from unet_bundle.errors import ConfigError
+from unet_bundle.runtime import our_error
 from unet_bundle.training.trained_cases import write_trained_cases
 
 
@@ -118,6 +121,58 @@ def test_an_average_is_not_scored_on_cases_that_one_of_it_saw(
     averaged = ["evaluate", bundle, phantom_data, "--ensemble", "[runs/fold_0/best.pt, runs/fold_1/best.pt]"]
     assert "fold_1/best.pt was trained on 2 of the 2 validation cases of fold 0" in refusal(averaged, capsys)
     assert not (bundle / "eval").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ({}, "model.pt"),
+        ({"ensemble": ["runs/fold_0/best.pt"]}, None),
+        ({"ensemble": ["runs/fold_0/best.pt", "runs/fold_1/best.pt"]}, "fold_1/best.pt"),
+        ({"ensemble": "$['runs/fold_' + str(@fold + 1) + '/best.pt']"}, "fold_1/best.pt"),
+        ({"ensemble": "$[]"}, "model.pt"),
+        ({"checkpoint": "$@bundle_root + '/runs/fold_0/best.pt'"}, None),
+        ({"checkpoint": "$@bundle_root + '/runs/fold_1/best.pt'"}, "fold_1/best.pt"),
+        ({"ensemble": ["runs/fold_1/best.pt"], "part": "all"}, None),
+        ({"ensemble": ["runs/fold_1/best.pt"], "part": "all", "choose_cleaning": True}, "fold_1/best.pt"),
+    ],
+)
+def test_the_config_refuses_by_itself_what_runs_and_saw_the_cases(
+    values: dict[str, Any], seen: str | None, bundle: Path, tiny_weights: Path, phantom_data: Path
+) -> None:
+    """As a host builds it that knows nothing of our command line."""
+    add_weights(bundle, tiny_weights, 0, "elsewhere")
+    add_weights(bundle, tiny_weights, 1, "phantom_003", "phantom_006")
+    write_trained_cases(bundle / "models" / "model.pt", 1, [{"image": "phantom_003.nii.gz"}])
+    places = {"dataset_dir": str(phantom_data), **values}
+    workflow = load_workflow(bundle, ["inference.json", "evaluate.json"], places, "infer")
+    if seen is None:
+        workflow.parser.get_parsed_content("evaluator")
+        return
+    with pytest.raises(RuntimeError) as caught:
+        workflow.parser.get_parsed_content("evaluator")
+    assert f"{seen} was trained on" in str(our_error(caught.value))
+
+
+def test_an_average_that_an_expression_names_is_checked_like_any_other(
+    bundle: Path, tiny_weights: Path, scans: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_weights(bundle, tiny_weights, 1, "phantom_003", "phantom_006")
+    (bundle / "models" / "model.pt").unlink()
+    named = "$['runs/fold_1/best.pt'] * 2"
+    assert main(["predict", str(bundle), str(scans), str(bundle.parent / "out"), "--ensemble", named]) == 0
+    words = refusal(["evaluate", bundle, phantom_data, "--ensemble", named], capsys)
+    assert "fold_1/best.pt was trained on 2 of the 2 validation cases of fold 0" in words
+    other = named.replace("fold_1", "fold_2")
+    assert "fold_2/best.pt is missing" in refusal(["evaluate", bundle, phantom_data, "--ensemble", other], capsys, 1)
+
+
+def test_one_file_where_a_list_is_wanted_is_refused(
+    bundle: Path, scans: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["predict", bundle, scans, bundle.parent / "out"], ["evaluate", bundle, phantom_data]):
+        words = refusal([*command, "--ensemble", "$'models/model.pt'"], capsys)
+        assert words == "Error: ensemble must be a list of files of weights, not 'models/model.pt'"
 
 
 def test_predicting_averages_the_weights_of_the_folds(

@@ -210,6 +210,8 @@ def test_cases_the_weights_were_trained_on_choose_nothing(phantom_data, tmp_path
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
     write_trained_cases(weights, 0, cases[:2])
-    ChooseCleaning(LABELS, str(tmp_path), str(weights), cases[2:])
-    with pytest.raises(ConfigError, match=r"trained on 2 of the 6 cases, .* evaluate the validation cases"):
-        ChooseCleaning(LABELS, str(tmp_path), str(weights), cases)
+    other = tmp_path / "other.pt"  # nothing is known of these
+    other.write_bytes(b"others")
+    ChooseCleaning(LABELS, str(tmp_path), [other, weights], cases[2:])
+    with pytest.raises(ConfigError, match=r"model.pt was trained on 2 of the 6 cases, .* evaluate the validation"):
+        ChooseCleaning(LABELS, str(tmp_path), [other, weights], cases)

@@ -178,6 +178,35 @@ def test_weights_are_read_again_only_if_they_or_the_file_changed(tmp_path, make_
     assert len(read) == 3
 
 
+def test_a_checkpoint_that_goes_between_two_scans_is_named(tmp_path, make_network):
+    network, path = make_network(), tmp_path / "models" / "model.pt"
+    save_atomically(network.state_dict(), path)
+    loader = CheckpointLoader(str(path), {"model": network})
+    loader(None)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"^models/model\.pt is missing"):
+        loader(None)
+
+
+@pytest.mark.parametrize("goes", [False, True], ids=["replaced", "removed"])
+def test_a_checkpoint_that_changes_while_it_is_read_is_refused(goes, tmp_path, make_network, other, monkeypatch):
+    network, path = make_network(), tmp_path / "models" / "model.pt"
+    save_atomically(network.state_dict(), path)
+    read = torch.load
+
+    def slowly(file: Path, **options: Any) -> Any:
+        content = read(file, **options)
+        if goes:
+            path.unlink()
+        else:
+            save_atomically(other, path)
+        return content
+
+    monkeypatch.setattr(torch, "load", slowly)
+    with pytest.raises(CheckpointError, match="is missing" if goes else r"^models/model\.pt changed while it was read"):
+        CheckpointLoader(str(path), {"model": network})(None)
+
+
 @pytest.mark.parametrize("settings", [{"save_minutes": 0}, {"keep_every": 0}])
 def test_intervals_that_are_none_are_refused(settings, make_network, make_trainer, make_evaluator, patches, tmp_path):
     network = make_network()

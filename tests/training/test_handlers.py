@@ -1,4 +1,5 @@
 import csv
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 
+from unet_bundle import stages
 from unet_bundle.errors import ConfigError
-from unet_bundle.training import EarlyStop, Progress, TrainingLog, schedule
+from unet_bundle.training import EarlyStop, Progress, StageTimes, TrainingLog, schedule
 from unet_bundle.training.handlers import on_failure
 
 
@@ -78,6 +80,20 @@ def test_an_error_comes_through_the_progress_bar():
     Progress("Training").attach(engine)
     with pytest.raises(ValueError, match=r"^broken$"):
         engine.run(range(2))
+
+
+def test_a_scan_that_fails_in_an_engine_is_no_longer_followed(caplog):
+    def fail(_engine: Engine, _batch: int) -> None:
+        raise ValueError("no scan")
+
+    engine = Engine(fail)
+    StageTimes().attach(engine)
+    with caplog.at_level(logging.INFO, logger="unet_bundle"):
+        with pytest.raises(ValueError, match="no scan"):
+            engine.run([1])
+        assert "seconds a stage" not in caplog.text
+        stages.log_if_alone()
+    assert "seconds a stage: {}" in caplog.text
 
 
 def test_an_error_goes_on_when_all_who_listen_have_been_called():

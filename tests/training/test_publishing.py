@@ -151,14 +151,27 @@ def test_weights_that_have_seen_none_of_them_may_be_replaced_whatever_their_fold
 def test_weights_are_not_scored_on_cases_they_were_trained_on(publish):
     _, path = publish(BLIND, fold=2, split=FOLDS[0])
     trained, validated = (cases(*names) for names in FOLDS[0])
-    assert weights_to_score(str(path), 2, "validation", validated) == str(path)
-    assert weights_to_score(str(path), 0, "all", trained + validated) == str(path)
+    assert weights_to_score(str(path), 2, "validation", validated) == [path]
+    assert weights_to_score(str(path), 0, "all", trained + validated) == [path]
     with pytest.raises(
         ConfigError, match=r"trained on 1 of the 2 validation .* fold 0: evaluate --fold 2, or give --checkpoint runs/f"
     ):
         weights_to_score(str(path), 0, "validation", cases("a", "b"))
     with pytest.raises(ConfigError, match=r"of the 1 validation cases of fold 2: give --checkpoint runs/fold_2/best"):
         weights_to_score(str(path), 2, "validation", cases("b"))  # the same fold, drawn with another seed
+
+
+def test_of_an_ensemble_its_members_are_what_is_scored(publish, tmp_path):
+    _, path = publish(BLIND, fold=2, split=FOLDS[0])
+    trained, _ = (cases(*names) for names in FOLDS[0])
+    other = tmp_path / "other.pt"
+    other.write_bytes(b"other weights")
+    write_trained_cases(other, 0, cases("elsewhere"))
+    run = {"fold": 0, "part": "validation", "cases": trained, "ensemble_folder": str(tmp_path)}
+    assert weights_to_score(str(path), ensemble=["other.pt"], **run) == [other], "its own weights are not run"
+    with pytest.raises(ConfigError, match=rf"{path.name} was trained on {len(trained)} of the {len(trained)} valid"):
+        weights_to_score(str(other), ensemble=["other.pt", str(path)], **run)
+    assert weights_to_score(str(other), ensemble=[str(path)], **{**run, "part": "all"}) == [path]
 
 
 def test_a_shipped_bundle_takes_along_what_its_weights_have_seen_but_no_names(publish, tmp_path):
@@ -172,13 +185,13 @@ def test_a_shipped_bundle_takes_along_what_its_weights_have_seen_but_no_names(pu
 
 def test_weights_of_which_nothing_is_known_can_be_scored_with_a_warning(tmp_path, caplog):
     path = tmp_path / "models" / "model.pt"
-    assert weights_to_score(str(path), 3, "validation", cases("a")) == str(path)
+    assert weights_to_score(str(path), 3, "validation", cases("a")) == [path]
     assert not caplog.records, "there are none at all: that is said elsewhere"
     path.parent.mkdir()
     path.write_bytes(b"one")
     write_trained_cases(path, 0, cases("a"))
     path.write_bytes(b"others, put in their place by hand")
-    assert weights_to_score(str(path), 3, "validation", cases("a")) == str(path)
+    assert weights_to_score(str(path), 3, "validation", cases("a")) == [path]
     assert "Nothing is known of the cases models/model.pt was trained on" in caplog.text
 
 

@@ -20,12 +20,13 @@ def check_model(workflow: Any) -> None:
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
+        ConfigError: an ensemble that is no list of files.
     """
-    from unet_bundle.networks.checkpoint import load_checkpoint
+    from unet_bundle.networks.checkpoint import ensemble_files, load_checkpoint
 
     content = workflow.parser.get_parsed_content
-    members = [Path(content("bundle_root"), file) for file in workflow.parser.get("ensemble") or ()]
-    for file in members or [Path(content("checkpoint"))]:
+    members = content("ensemble") if "ensemble" in workflow.parser else ()
+    for file in ensemble_files(members, content("bundle_root")) or [Path(content("checkpoint"))]:
         load_checkpoint(file)
 
 

@@ -102,7 +102,7 @@ def _evaluate(
     workflow = load_workflow(args.bundle, FILES, overrides, "infer")
     check_model(workflow)
     cases = len(workflow.parser.get_parsed_content("dataset::data"))
-    _check_ensemble(workflow, args.part)
+    workflow.parser.get_parsed_content("scored_weights")  # refused before a folder is made
     if args.dry_run:
         say(f"{cases} cases; nothing was run.")
         return cases, {}
@@ -122,15 +122,6 @@ def _evaluate(
     return cases, missing
 
 
-def _check_ensemble(workflow: Any, part: str) -> None:
-    """Refuse to average weights of which one was trained on the cases, as evaluate.json does with a single one."""
-    from unet_bundle.training import weights_to_score
-
-    content = workflow.parser.get_parsed_content
-    for file in workflow.parser.get("ensemble") or ():
-        weights_to_score(str(Path(content("bundle_root"), file)), content("fold"), part, content("dataset::data"))
-
-
 def _evaluate_folds(args: argparse.Namespace, folds: list[int], output: Path) -> int:
     """Score each fold with its own weights, and write what they have together."""
     if args.part != "validation":
@@ -139,7 +130,7 @@ def _evaluate_folds(args: argparse.Namespace, folds: list[int], output: Path) ->
         )
     if args.choose_cleaning:
         raise ConfigError("--choose-cleaning looks at the cases of one fold: give --fold in place of --folds.")
-    refuse_overrides(args.overrides, ["checkpoint", "checkpoint::path", "ensemble"])
+    refuse_overrides(args.overrides, ["checkpoint", "ensemble"])
     # A bundle whose inference averages the folds would score cases with weights that saw them.
     alone: Overrides = {"ensemble": []} if read_config(args.bundle, FILES[0]).get("ensemble") else {}
     failed: dict[int, str] = {}
@@ -149,7 +140,7 @@ def _evaluate_folds(args: argparse.Namespace, folds: list[int], output: Path) ->
     for fold in folds:
         folder = output / f"fold_{fold}"
         try:
-            weights = {"checkpoint::path": str(best_weights(args.bundle, fold, to_score=True)), **alone}
+            weights = {"checkpoint": str(best_weights(args.bundle, fold, to_score=True)), **alone}
             count, refused = _evaluate(args, fold, folder, weights)
         except CheckpointError as error:
             failed[fold] = str(error)

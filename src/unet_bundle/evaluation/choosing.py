@@ -33,6 +33,7 @@ from unet_bundle.evaluation.report import mean_of
 from unet_bundle.geometry import spacing_of
 from unet_bundle.io import case_name
 from unet_bundle.io.files import write_text
+from unet_bundle.networks.checkpoint import short_name
 from unet_bundle.training.distributed import from_all_processes, is_main_process
 from unet_bundle.training.trained_cases import read_trained_cases
 from unet_bundle.transforms import CleanLabelsd
@@ -61,7 +62,7 @@ class ChooseCleaning:
     Args:
         labels: name of each class and its value.
         output_dir: where the file goes.
-        weights: file of the weights that are scored; null if that is not known.
+        weights: files of the weights that are scored.
         cases: that are scored, with an ``"image"`` path each.
 
     Attributes:
@@ -75,19 +76,20 @@ class ChooseCleaning:
         self,
         labels: Mapping[str, int],
         output_dir: str,
-        weights: str | None = None,
+        weights: Sequence[str | Path] = (),
         cases: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.names = [name for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0]
         self.path = Path(output_dir) / FILE
         self.chosen: Cleaning | None = None
-        trained = None if weights is None else read_trained_cases(Path(weights))
-        seen = 0 if trained is None else trained.among(cases)
-        if seen:
-            raise ConfigError(
-                f"choose_cleaning: the weights were trained on {seen} of the {len(cases)} cases, and cleaning is chosen"
-                " on cases kept back: evaluate the validation cases of their fold."
-            )
+        for file in map(Path, weights):
+            trained = read_trained_cases(file)
+            seen = 0 if trained is None else trained.among(cases)
+            if seen:
+                raise ConfigError(
+                    f"choose_cleaning: {short_name(file)} was trained on {seen} of the {len(cases)} cases, and cleaning"
+                    " is chosen on cases kept back: evaluate the validation cases of their fold."
+                )
         self._one_by_one = False
         self._pending: torch.Tensor | None = None
         self._measured: dict[str, CaseObjects] = {}

@@ -165,11 +165,11 @@ def _openvino_core() -> Any:
 
 
 def _openvino(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    import openvino
+    from unet_bundle.inferers.openvino_model import openvino_model, precise_input, with_precise_ends
 
-    # Traced here: its own tracing runs the network three times to compare.
-    traced = torch.jit.trace(network, windows, check_trace=False)
-    model = openvino.convert_model(traced, example_input=windows, input=list(windows.shape))
+    model, split = openvino_model(network, windows), False
+    if dtype == torch.bfloat16:
+        model, split = with_precise_ends(model)
     settings = {
         "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -181,6 +181,8 @@ def _openvino(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> 
     def run(seen: torch.Tensor) -> torch.Tensor:
         if not hasattr(requests, "own"):
             requests.own = compiled.create_infer_request()
+        if split:
+            seen = precise_input(seen)
         found = requests.own.infer([seen.contiguous().numpy()], share_inputs=True, share_outputs=True)
         return torch.from_numpy(found[0])
 

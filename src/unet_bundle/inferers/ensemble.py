@@ -7,27 +7,44 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.networks.checkpoint import bare, load_checkpoint, load_weights, short_name
+from unet_bundle.networks.checkpoint import (
+    bare,
+    ensemble_files,
+    file_version,
+    load_checkpoint,
+    load_weights,
+    short_name,
+)
+
+_made: WeakKeyDictionary[nn.Module, tuple[Any, list[nn.Module]]] = WeakKeyDictionary()
+"""The last members made of each network, and of what: a server builds inferers anew for each scan, not networks."""
+_lock = threading.Lock()
 
 
 class Ensemble:
     """Networks of one kind, each with weights of its own.
 
+    They are made once for a network and go with it; again, if its device or one of the files is another.
+
     Args:
         files: of weights; none: the network that is given, as it is.
+        folder: what these files are relative to.
+
+    Raises:
+        ConfigError: `files` is no list of files.
+        CheckpointError: a file is missing.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = tuple(files)
-        self._lock = threading.Lock()
-        self._members: list[nn.Module] = []
+    def __init__(self, files: Sequence[str | Path] | None, folder: str | Path = ".") -> None:
+        self.files = ensemble_files(files, folder)
 
     def of(self, network: Any) -> list[Any]:
-        """The members, made of the first network that comes, on its device.
+        """The members, made of `network`, on its device.
 
         Raises:
             CheckpointError: a file is missing, damaged, or of another network.
@@ -37,12 +54,18 @@ class Ensemble:
             return [network]
         if not isinstance(network, nn.Module):
             raise ConfigError("an ensemble needs a network of its own: give a module, not a function")
-        with self._lock:
-            if not self._members:
-                self._members = [self._member(network, file) for file in self.files]
-        return list(self._members)
+        network = bare(network)
+        with _lock:
+            versions = [(file, file_version(file)) for file in self.files]
+            wanted = versions, {(each.device, each.dtype) for each in network.parameters()}
+            made = _made.get(network)
+            if made is None or made[0] != wanted:
+                _made.pop(network, None)  # before others take as much memory
+                made = _made[network] = wanted, [_member(network, file) for file in self.files]
+        return list(made[1])
 
-    def _member(self, network: nn.Module, file: Path) -> nn.Module:
-        member = copy.deepcopy(bare(network)).eval()
-        load_weights(member, load_checkpoint(file), short_name(file))
-        return member
+
+def _member(network: nn.Module, file: Path) -> nn.Module:
+    member = copy.deepcopy(network).eval()
+    load_weights(member, load_checkpoint(file), short_name(file))
+    return member

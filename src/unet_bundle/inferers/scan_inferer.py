@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +81,7 @@ class ScanInferer(Inferer):
         progress: a bar on a terminal, with the time that is left.
 
     Raises:
+        CheckpointError: if a file of the ensemble is missing.
         ConfigError: if a setting is impossible.
         InputError: when called, for an image of another number of axes, or turned against its scan.
     """
@@ -135,7 +135,7 @@ class ScanInferer(Inferer):
         self.sw_batch_size, self.progress = sw_batch_size, progress
         self.precision = check_precision(precision)
         self.runtime = Runtime(runtime)
-        self.members = Ensemble([Path(ensemble_folder, file) for file in ensemble])
+        self.members = Ensemble(ensemble, ensemble_folder)
         self.mirror_axes, self.channels_last, self.remember_constant = mirror_axes, channels_last, remember_constant
         memory_limit(memory, torch.device("cpu"))
 
@@ -167,6 +167,7 @@ class ScanInferer(Inferer):
         with torch.no_grad():
             predicts = one_window_each(padded, call, self.sw_batch_size)
             done = [self._segment(*each) for each in zip(images, padded, predicts, strict=True)]
+        stages.log_if_alone()
         return _batch(done)
 
     def is_one_window(self, image: torch.Tensor) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from unet_bundle.errors import CheckpointError
+from unet_bundle.errors import CheckpointError, ConfigError
 
 LONGEST_REASON = 300
 """Characters of a foreign network's complaint about weights: torch lists every tensor."""
@@ -17,24 +18,65 @@ SAMPLES = 64
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """The network itself, out of the wrapper of distributed training."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+    """The network itself, out of the wrapper that runs it on several devices."""
+    wrapped = isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return network.module if wrapped else network
 
 
 def load_checkpoint(path: Path) -> Any:
     """Read a checkpoint, tensors and plain values only.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+        CheckpointError: the file is missing, damaged, changes meanwhile, or holds more than tensors and plain values.
+    """
+    before = file_version(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make the unpickler fail in any way
+        raise _unreadable(path, error) from error
+    if file_version(path) != before:
+        raise CheckpointError(f"{short_name(path)} changed while it was read: try again when it is written.")
+    return content
+
+
+def file_version(path: Path) -> tuple[int, int, int]:
+    """Something that changes with a file, for comparison: the time of its last change, its size and its inode.
+
+    Raises:
+        CheckpointError: the file is missing, or out of reach.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{short_name(path)} is missing: train the bundle first (`unet-bundle train`).") from None
-    except Exception as error:  # damaged bytes make the unpickler fail in any way
-        raise CheckpointError(
-            f"{short_name(path)} is no readable checkpoint ({type(error).__name__}): restore or retrain it."
-        ) from error
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"{short_name(path)} is missing: train the bundle first (`unet-bundle train`).")
+    kind = type(error).__name__
+    return CheckpointError(f"{short_name(path)} is no readable checkpoint ({kind}): restore or retrain it.")
+
+
+def ensemble_files(files: Any, folder: str | Path = ".") -> list[Path]:
+    """The files of an ensemble, as a config names them.
+
+    Args:
+        files: their paths; empty or None for no ensemble.
+        folder: what they are relative to.
+
+    Raises:
+        ConfigError: `files` is no list of paths.
+        CheckpointError: one of them is missing.
+    """
+    files = () if files is None else files
+    if not isinstance(files, list | tuple) or not all(isinstance(file, str | PathLike) for file in files):
+        raise ConfigError(f"ensemble must be a list of files of weights, not {files!r}")
+    paths = [Path(folder, file) for file in files]
+    for path in paths:
+        file_version(path)
+    return paths
 
 
 def short_name(path: Path) -> str:

@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from unet_bundle.io.files import replacing
-from unet_bundle.networks.checkpoint import load_checkpoint, load_weights, short_name, weights_version
+from unet_bundle.networks.checkpoint import file_version, load_checkpoint, load_weights, short_name, weights_version
 
 LAST = "last.pt"
 BEST = "best.pt"
@@ -39,17 +39,17 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
         """Load the weights, unless the network still has those of this very file, as from one scan to the next.
 
         Raises:
-            CheckpointError: the checkpoint is missing, damaged or does not fit.
+            CheckpointError: the checkpoint is missing, damaged, changes while it is read or does not fit.
         """
         path = Path(self.load_path)
-        if self._loaded is not None and self._loaded == self._current(path):
+        file = file_version(path)
+        if self._loaded == (file, self._weights()):
             return
         state = load_checkpoint(path)
         for network in self.load_dict.values():
             load_weights(network, state, short_name(path))
-        self._loaded = self._current(path)
+        self._loaded = file, self._weights()
 
-    def _current(self, path: Path) -> Any:
-        """What changes with the file, and with the weights in the network."""
-        file = path.stat()
-        return file.st_mtime_ns, file.st_size, [weights_version(network) for network in self.load_dict.values()]
+    def _weights(self) -> Any:
+        """What changes with the weights in the network."""
+        return [weights_version(network) for network in self.load_dict.values()]

@@ -92,6 +92,7 @@ class StageTimes:
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._prepared)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._log)
+        on_failure(engine, self._fail)
 
     def _start(self, _engine: Engine) -> None:
         stages.begin()
@@ -102,6 +103,9 @@ class StageTimes:
 
     def _log(self, _engine: Engine) -> None:
         stages.log()
+
+    def _fail(self, _engine: Engine) -> None:
+        stages.end()
 
 
 class TrainingLog:

@@ -16,7 +16,7 @@ from torch import nn
 
 from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.io.files import replacing
-from unet_bundle.networks.checkpoint import bare, load_checkpoint, load_weights, short_name
+from unet_bundle.networks.checkpoint import bare, ensemble_files, load_checkpoint, load_weights, short_name
 from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, save_atomically
 from unet_bundle.training.distributed import is_main_process, wait_for_others
@@ -28,22 +28,39 @@ REPLACED = "replaced.pt"
 """The bundle's weights before the last ones that took their place: in the run's folder, weights are dear."""
 
 
-def weights_to_score(path: str, fold: int, part: str, cases: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The bundle's weights, unless scoring them on these cases would not be fair.
+def weights_to_score(
+    path: str,
+    fold: int,
+    part: str,
+    cases: Sequence[Mapping[str, Any]] = (),
+    ensemble: Sequence[str] | None = None,
+    ensemble_folder: str = ".",
+) -> list[Path]:
+    """The files of the weights that inference runs, unless scoring them on these cases would not be fair.
 
     Args:
-        path: of the bundle's weights.
+        path: of the weights that are run where there is no ensemble.
         fold: whose cases are to be scored.
         part: ``"validation"``, ``"train"`` or ``"all"`` of them.
         cases: that are to be scored, with an ``"image"`` path each.
+        ensemble: files of weights that are run in place of `path`.
+        ensemble_folder: what these files are relative to.
 
     Raises:
-        ConfigError: the weights were trained on some of the validation cases.
+        CheckpointError: a file of the ensemble is missing.
+        ConfigError: weights were trained on some of the validation cases; or an ensemble that is no list of files.
     """
-    trained = read_trained_cases(Path(path))
-    name = short_name(Path(path))
-    if part != "validation" or not Path(path).is_file():
-        return path
+    files = ensemble_files(ensemble, ensemble_folder) or [Path(path)]
+    if part == "validation":
+        for file in files:
+            _check_unseen(file, fold, cases)
+    return files
+
+
+def _check_unseen(path: Path, fold: int, cases: Sequence[Mapping[str, Any]]) -> None:
+    if not path.is_file():  # what loads it says so
+        return
+    trained, name = read_trained_cases(path), short_name(path)
     if trained is None:
         logger.warning("Nothing is known of the cases %s was trained on: they may be among those scored.", name)
     elif seen := trained.among(cases):
@@ -52,7 +69,6 @@ def weights_to_score(path: str, fold: int, part: str, cases: Sequence[Mapping[st
             f"{name} was trained on {seen} of the {len(cases)} validation cases of fold {fold}: {own}give"
             f" --checkpoint runs/fold_{fold}/{BEST} of a training on these folds."
         )
-    return path
 
 
 class PublishModel:

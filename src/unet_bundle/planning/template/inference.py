@@ -166,7 +166,7 @@ def _cleaning(plan: Model) -> list[Config]:
             "_disabled_": "$not @choose_cleaning",
             "labels": "@labels",
             "output_dir": "@output_dir",
-            "weights": "@checkpoint",
+            "weights": "@scored_weights",
             "cases": "@dataset::data",
         }
     ]
@@ -241,12 +241,14 @@ def evaluate_config(plan: Model) -> Config:
         "worst_cases": 3,
         **({"choose_cleaning": False} if _cleaning(plan) else {}),
         "colors": plan.colors,
-        "checkpoint": {
+        "scored_weights": {
             "_target_": "unet_bundle.training.weights_to_score",
-            "path": "$@bundle_root + '/models/model.pt'",
+            "path": "@checkpoint",
             "fold": "@fold",
             "part": "@part",
             "cases": "@dataset::data",
+            "ensemble": "@ensemble",
+            "ensemble_folder": "@bundle_root",
         },
         "loading": {
             "_target_": "Compose",
@@ -262,7 +264,7 @@ def evaluate_config(plan: Model) -> Config:
             "transform": "@loading",
         },
         "key_metric": mean_dice(plan, "val"),
-        "+evaluator": {"key_val_metric": "@key_metric"},
+        "+evaluator": {"_requires_": "@scored_weights", "key_val_metric": "@key_metric"},
         "+handlers": [
             {
                 "_target_": "unet_bundle.evaluation.SaveScores",
