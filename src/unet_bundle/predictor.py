@@ -66,7 +66,7 @@ class Predictor:
             self._parser[key] = value
         if device is not None:
             self._parser["device"] = torch.device(device)
-        self._config = copy.deepcopy(self._parser.config)  # what is built leaves its traces in the parser's
+        self._config: dict[str, Any] = copy.deepcopy(self._parser.config)  # what is built leaves its traces in the parser's
         self.device: torch.device = torch.device(self._made("device"))
         self.network: torch.nn.Module = self._made("network")
         if not ("ensemble" in self._parser and self._made("ensemble")):  # an expression may come to nothing

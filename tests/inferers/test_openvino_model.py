@@ -9,7 +9,6 @@ from torch import nn
 pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install 'unet-bundle[openvino]'")
 
 from unet_bundle.inferers.backends import _openvino_core
-
 from unet_bundle.inferers.openvino_model import openvino_model, precise_input, with_precise_ends
 from unet_bundle.networks import UNet
 

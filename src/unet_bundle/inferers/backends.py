@@ -18,6 +18,7 @@ from torch import nn
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.inferers.network_call import first_output
+from unet_bundle.networks import UNet
 from unet_bundle.precision import autocast
 from unet_bundle.runtime import our_error
 
@@ -105,6 +106,9 @@ class _FirstOutput(nn.Module):
 
 def _check_size(network: nn.Module, windows: torch.Tensor) -> None:
     """Raise what the network would of this size: its checks are no part of what runtimes are given."""
+    if isinstance(network, UNet):
+        network.check_size(list(windows.shape[2:]), len(windows))
+        return
     try:
         copy.deepcopy(network).to("meta")(windows.to("meta"))
     except Exception as error:

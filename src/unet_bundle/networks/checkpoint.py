@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,8 +19,9 @@ SAMPLES = 64
 
 def bare(network: nn.Module) -> nn.Module:
     """The network itself, out of the wrapper that runs it on several devices."""
-    wrapped = isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel)
-    return network.module if wrapped else network
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return cast("nn.Module", network.module)
+    return network
 
 
 def load_checkpoint(path: Path) -> Any:

@@ -201,10 +201,7 @@ class UNet(nn.Module):
         if not torch.jit.is_scripting():
             _compile_per_size(image)
         if not is_tracing():
-            size = [image.size(axis) for axis in range(2, image.dim())]
-            check_anything_left(size, self.smallest_image)
-            if self.norm == "instance" or (self.norm == "batch" and self.training and image.size(0) == 1):
-                check_norm_possible(size, self._single_voxel_limits, self.norm)
+            self.check_size([image.size(axis) for axis in range(2, image.dim())], image.size(0))
 
         skips: list[Tensor] = []
         x = image
@@ -225,6 +222,20 @@ class UNet(nn.Module):
         if not torch.jit.is_scripting() and not self.training:
             return precise_end(self.heads[0], x)
         return self.heads[0](x)  # type: ignore[no-any-return]
+
+    def check_size(self, size: list[int], batch_size: int) -> None:
+        """Refuse images of a size that the network cannot take; what was made of it by tracing does not.
+
+        Args:
+            size: of the images, per spatial axis.
+            batch_size: number of images.
+
+        Raises:
+            InputTooSmallError: a map would be empty, or a single voxel that a norm cannot normalise.
+        """
+        check_anything_left(size, self.smallest_image)
+        if self.norm == "instance" or (self.norm == "batch" and self.training and batch_size == 1):
+            check_norm_possible(size, self._single_voxel_limits, self.norm)
 
     @torch.jit.unused
     def output_shape(self, image_shape: Sequence[int]) -> tuple[int, ...]:
