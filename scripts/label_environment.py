@@ -23,6 +23,8 @@ STEPS = (
     # With these MONAI Label 0.8.5 runs; it names no upper bounds. dcmqi: the program that its DICOM SEG is made by.
     ["pydicom<3", "dicomweb-client<0.61", "pynetdicom<3", "dcmqi"],
 )
+DICOM = ["pydicom", "highdicom", "python-gdcm"]
+"""What our own reader and SEG writer need, in a folder that only their process sees: MONAI Label needs pydicom 2."""
 STAMP = "label-environment.txt"
 HOOK = "torchvision_without_cuda"
 
@@ -94,6 +96,9 @@ def main() -> int:
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for packages in (*STEPS, ["--editable", str(ROOT)]):
         subprocess.run([*pip, *packages], check=True, env=settings)  # noqa: S603
+    aside = ["--target", str(folder / "dicom3"), "--no-deps", "--constraint", str(ROOT / "constraints.txt")]
+    own = {key: value for key, value in settings.items() if key != "PIP_CONSTRAINT"}
+    subprocess.run([*pip, *aside, *DICOM], check=True, env=own)  # noqa: S603
     site = subprocess.run(  # noqa: S603
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True, capture_output=True, text=True,

@@ -127,12 +127,8 @@ class LabelServer:
     def segment(self, model: str, image: str, path: Path, **params: Any) -> dict[str, Any]:
         """Store the label map that the server makes of an image, and give what it says of it."""
         form = {"params": json.dumps(params)}
-        self.save(f"/infer/{model}?image={image}&output=image", path, data=form)
+        path.write_bytes(self.server.request("POST", f"/infer/{model}?image={image}&output=image", data=form).content)
         return dict(self.server.request("POST", f"/infer/{model}?image={image}&output=json", data=form).json())
-
-    def save(self, url: str, path: Path, **arguments: Any) -> Path:
-        path.write_bytes(self.server.request("POST", url, **arguments).content)
-        return path
 
     def next_sample(self, strategy: str = "random") -> dict[str, Any]:
         return dict(self.server.request("POST", f"/activelearning/{strategy}", json={}).json())
@@ -164,8 +160,9 @@ def label_environment(**settings: str) -> dict[str, str]:
     """Variables for a process in MONAI Label's environment, which runs this checkout's package."""
     if not LABEL_PYTHON.is_file():
         pytest.skip("needs the environment of MONAI Label (make label-env)")
+    path = os.pathsep.join([str(LABEL_PYTHON.parent), os.environ.get("PATH", "")])  # else it would download dcmqi
     own = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return {**os.environ, **own, **settings}
+    return {**os.environ, "PATH": path, **own, **settings}
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 import yaml
 from monai.bundle import run
 
@@ -95,9 +94,7 @@ def files(data: Path, case_names: Sequence[str], tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("studies")
     for name in case_names:
         shutil.copy(data / "imagesTr" / f"{name}.nii.gz", folder)
-    return [
-        Case(name, folder / f"{name}.nii.gz", data / "labelsTr" / f"{name}.nii.gz") for name in case_names
-    ]
+    return [Case(name, folder / f"{name}.nii.gz", data / "labelsTr" / f"{name}.nii.gz") for name in case_names]
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +270,7 @@ def test_many_scans_at_once(from_folder: Any, files: Sequence[Case], shipped: Pr
     done = [name for name, entry in objects.items() if "original" in entry["labels"]]
     assert len(done) == 2
     case = next(case for case in files if case.name == done[0])
-    path = from_folder.save(f"/datastore/label?label={case.name}&tag=original", tmp_path / "found.nii.gz")
+    path = tmp_path / "found.nii.gz"
     path.write_bytes(from_folder.server.request("GET", f"/datastore/label?label={case.name}&tag=original").content)
     np.testing.assert_array_equal(canonical(path), predicted(shipped, case))
 
@@ -282,4 +279,4 @@ def test_training_in_the_servers_own_process(from_folder: Any, files: Sequence[C
     for case in files[LABELLED][:3]:
         from_folder.store(case.name, case.label, NAMES)
     from_folder.train("fitted", wait=False, max_epochs=1, val_split=0.34, device="cpu", multi_gpu=False)
-    assert torch.load  # the server answers: it has trained
+    assert "Training Finished" in from_folder.server.log
