@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-LABEL_PYTHON = ROOT / ".venv-label" / "bin" / "python"
+ENVIRONMENT = ROOT / ".venv-label"
+LABEL_PYTHON = ENVIRONMENT / "bin" / "python"
 PATIENCE_S = 240
 """How long a server may take to start, or a request to be answered, on a machine that does other things too."""
 
@@ -171,13 +173,26 @@ def stock_app(folder: Path, bundles: dict[str, Path], studies: str | Path, **set
     environment = label_environment(**settings)
     app = folder / "monaibundle"
     line = [LABEL_PYTHON, "-m", "monailabel.main"]
-    copy = [*line, "apps", "--download", "--name", app.name, "--output", folder]
-    subprocess.run([str(word) for word in copy], check=True, env=environment, capture_output=True)
+    # As `python -m monailabel.main apps --download --name monaibundle` does, which takes seconds to import.
+    shutil.copytree(ENVIRONMENT / "monailabel" / "sample-apps" / app.name, app)
     for name, bundle in bundles.items():
         shutil.copytree(bundle, app / "model" / name)
     port = free_port()
     line += ["start_server", "--app", app, "--studies", studies, "--host", "127.0.0.1", "--port", str(port)]
     line += ["--conf", "models", ",".join(bundles), "--conf", "zoo_source", "local", "--conf", "sam2", "false"]
+    url = f"http://127.0.0.1:{port}"
+    with running(line, folder, url, f"{url}/info/", env=environment, cwd=folder) as server:
+        yield LabelServer(server)
+
+
+@contextmanager
+def own_app(folder: Path, bundle: Path, studies: str | Path, *options: str, **settings: str) -> Iterator[LabelServer]:
+    """``unet-bundle label``, from our environment, with a bundle and scans."""
+    environment = label_environment(**settings)
+    environment["PATH"] = os.environ.get("PATH", "")  # the verb finds the programs of the other environment itself
+    port = free_port()
+    line = [sys.executable, "-m", "unet_bundle.cli", "label", "--studies", studies, "--bundle", bundle]
+    line += ["--environment", ENVIRONMENT, "--folder", folder / "label", "--port", str(port), *options]
     url = f"http://127.0.0.1:{port}"
     with running(line, folder, url, f"{url}/info/", env=environment, cwd=folder) as server:
         yield LabelServer(server)

@@ -108,8 +108,8 @@ class Server:
             f"  3D Slicer  extension MONAILabel, module MONAI Label: server {self.url}",
             f"  OHIF       {ohif}",
             f"  MITK       segmentation tools 3D, MONAI Label: URL {self.url}",
-            f"Stored labels are trained on by Train in the client; `{self.bundle.resolve().name}_back` there serves the",
-            "model before again. Research software: not a medical device.",
+            "Train in the client trains on the stored labels; there, or by `unet-bundle label --back`, the model before is",
+            f"served again (`{self.bundle.resolve().name}_back`). Research software: not a medical device.",
         ]
         if self.host not in LOCAL:
             lines.insert(1, "Everyone who reaches this address sees the scans: it has no login of its own.")

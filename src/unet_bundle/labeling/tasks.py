@@ -211,10 +211,10 @@ class Spread(Strategy):  # type: ignore[misc]
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Choose; None if all scans have labels."""
         name = request.get("strategy", "spread")
-        done, candidates, at_hand = [], [], []
+        candidates, at_hand = [], []
         unlabeled = sorted(datastore.get_unlabeled_images())
-        for image in sorted(set(datastore.list_images()) - set(unlabeled)):
-            done.append(self._features(image, datastore))
+        labeled = sorted(set(datastore.list_images()) - set(unlabeled))
+        done = [self._features(image, datastore) for image in labeled]
         for image in unlabeled:
             features = self._features(image, datastore)
             info = datastore.get_image_info(image)
