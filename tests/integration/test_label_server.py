@@ -62,10 +62,10 @@ def test_from_no_model_and_no_label_to_one_that_is_served_and_back(
         assert info["models"]["hippocampus"]["label_colors"]["anterior"] == [230, 159, 0]
         first = server.next_sample("spread")["id"]
         assert first != "damaged", "what cannot be read is not offered"
-        answer = server.server.request("POST", f"/infer/hippocampus?image={first}", status=500, data={"params": "{}"})
+        answer = server.server.request("POST", f"/infer/hippocampus?image={first}", status=400, data={"params": "{}"})
         assert "there is no model yet" in answer.text
-        server.server.request("POST", "/train/hippocampus?run_sync=true", status=500, json={})
-        assert "there is no label to train on" in server.server.log
+        answer = server.server.request("POST", "/train/hippocampus?run_sync=true", status=400, json={})
+        assert "there is no label to train on" in answer.text
 
         names = sorted(path.name.removesuffix(".nii.gz") for path in scans.glob("hippo*"))
         for name in names[:3]:
@@ -128,7 +128,7 @@ def test_dicom_is_read_by_our_reader_and_written_with_right_names(
     with servers.own_app(tmp_path, bundle, pacs.url, **netrc) as server:
         whole, gapped = (f"1.2.826.0.1.3680043.8.498.{number}.0.2" for number in (1, 2))
         assert server.info()["datastore"]["total"] == 2
-        refusal = server.server.request("POST", f"/infer/hippocampus?image={gapped}", status=500, data={"params": "{}"})
+        refusal = server.server.request("POST", f"/infer/hippocampus?image={gapped}", status=400, data={"params": "{}"})
         assert "Traceback" not in refusal.text
         path = tmp_path / "found.nii.gz"
         server.segment("hippocampus", whole, path)

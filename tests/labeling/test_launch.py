@@ -34,7 +34,7 @@ def test_it_listens_on_this_computer_unless_told_otherwise(server: Server):
     assert line[line.index("--host") + 1] == "127.0.0.1"
     assert "no login" not in server.how_to_connect()
     assert "http://127.0.0.1:8123" in server.how_to_connect()
-    assert "no login of its own" in Server(server.bundle, "scans", server.folder, host="0.0.0.0").how_to_connect()
+    assert "no login of its own" in Server(server.bundle, "scans", server.folder, host="192.0.2.1").how_to_connect()
 
 
 def test_the_app_is_one_that_the_server_finds(server: Server):

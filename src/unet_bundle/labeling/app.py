@@ -8,13 +8,16 @@ from typing import Any
 
 import monailabel.datastore.dicom
 import monailabel.endpoints.infer
+import requests
+from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import DefaultLabelTag
 
-from unet_bundle.errors import InputError
+from unet_bundle.errors import InputError, UnetBundleError
 from unet_bundle.labeling.annotations import unknown_values
 from unet_bundle.labeling.dicom import DicomTools
 from unet_bundle.labeling.segmenting import ServedBundle
-from unet_bundle.labeling.tasks import GoBack, Segment, Spread, Train, Uncertainty
+from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, refused
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +70,35 @@ class UnetBundleApp(MONAILabelApp):  # type: ignore[misc]
         before = self.bundle.stamp
         result = super().train(request)
         if self.bundle.stamp != before:
-            self.async_scoring("uncertainty")
+            try:
+                self.async_scoring("uncertainty")
+            except requests.RequestException:  # this is another process than the server, and that is gone
+                logger.warning("The server does not answer: scans are not scored with the new model.")
         return result
+
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
+        """Segment; a series that is refused when it is fetched is said like a file."""
+        try:
+            return super().infer(request, datastore)
+        except UnetBundleError as error:
+            raise refused(error) from error
+
+    def next_sample(self, request: dict[str, Any]) -> Any:
+        """Choose, alike."""
+        try:
+            return super().next_sample(request)
+        except UnetBundleError as error:
+            raise refused(error) from error
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Say what is wrong with a label that was stored; start a training if it is time."""
-        store = self.datastore()
         answer: dict[str, Any] = {}
-        tag = store.get_labels_by_image_id(image_id)
-        uri = store.get_label_uri(label_id, "final") if "final" in tag else ""
+        # Of the file that is here: a PACS would be asked for a series of this name.
+        uri = LocalDatastore.get_label_uri(self.datastore(), label_id, DefaultLabelTag.FINAL)
+        if not uri or not Path(uri).is_file():
+            return answer
         try:
-            unknown = unknown_values(uri, self.bundle.values) if uri and Path(uri).is_file() else []
+            unknown = unknown_values(uri, self.bundle.values)
         except InputError as error:
             answer["warning"] = str(error)
             unknown = []
@@ -89,12 +110,16 @@ class UnetBundleApp(MONAILabelApp):  # type: ignore[misc]
             )
         if "warning" in answer:
             logger.warning("%s: %s", image_id, answer["warning"])
-        elif "final" in tag:
+        else:
             self.new_labels += 1
             if self.train_every and self.new_labels >= self.train_every:
                 self.new_labels = 0
                 self.async_training(self.model)
         return answer
+
+    def init_batch_infer(self) -> Any:
+        """Also without a GPU."""
+        return SegmentMany()
 
     def _download_dcmqi_tools(self) -> None:
         """Nothing: DICOM SEG is written by ours, and a server does not fetch programs."""

@@ -19,6 +19,8 @@ from unet_bundle.predictor import Predictor
 DROPOUT = 0.2
 """Share of features that a pass drops, where the bundle has no ensemble; that of MONAI Label's own scoring."""
 PASSES = 5
+LOADED = 4
+"""Networks that are kept, of different devices and options."""
 
 
 class ServedBundle:
@@ -113,6 +115,8 @@ class ServedBundle:
                 self._loaded, self._stamp = {}, self.stamp
             key = (device, json.dumps(options, sort_keys=True))
             if key not in self._loaded:
+                while len(self._loaded) >= LOADED:
+                    del self._loaded[next(iter(self._loaded))]
                 self._loaded[key] = Predictor(self.folder, device=device, overrides=options)
             return self._loaded[key]
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import run
+from fastapi import HTTPException
+from monai.bundle import ConfigParser, run
 from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.transform.writer import Writer
-from monailabel.utils.others.generic import device_list, name_to_device
+from monailabel.utils.others.generic import device_list, file_ext, name_to_device
 
 from unet_bundle.errors import ConfigError, InputError, UnetBundleError
 from unet_bundle.labeling.annotations import split_cases, usable_cases
@@ -30,11 +33,13 @@ SCORE = "uncertainty"
 STAMP = "uncertainty_of"
 AT_HAND_S = 4 * 3600
 """Seconds for which a scan that was handed to someone counts as being labelled."""
+NEW_OF_PACS = 8
+"""Series of a PACS that are fetched to be looked at each time someone asks for the next one."""
 
 
-def refused(error: BaseException, kind: MONAILabelError = MONAILabelError.INFERENCE_ERROR) -> MONAILabelException:
-    """Our error as the server's, which a client shows."""
-    return MONAILabelException(kind, error_message(error) or str(error))
+def refused(error: BaseException) -> HTTPException:
+    """Our error as an answer of the server: of its own exceptions it tells clients nothing."""
+    return HTTPException(400, error_message(error) or str(error))
 
 
 class Segment(InferTask):  # type: ignore[misc]
@@ -74,12 +79,22 @@ class Segment(InferTask):  # type: ignore[misc]
             labels = self.bundle.segment(image, name_to_device(_first(request.get("device")) or "cuda"), options)
         except UnetBundleError as error:
             raise refused(error) from error
-        extension = request.get("result_extension") or ".nii.gz"
+        own = file_ext(image) if Path(image).is_file() else ""
+        extension = request.get("result_extension") or own or ".nii.gz"
         given = {"image": labels, "image_path": image, "pred": labels[0].numpy(), "labels": self.labels}
         wanted = {key: value for key, value in request.items() if key.startswith("result_")}
         path, said = Writer(label="pred", json="result")({**given, **wanted, "result_extension": extension})
         total = round(time.monotonic() - start, 2)
         return path, {**said, "label_names": self.labels, "latencies": {"total": total}, "centroids": {}}
+
+
+class SegmentMany(BatchInferTask):  # type: ignore[misc]
+    """MONAI Label's, which divides by the number of GPUs."""
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Callable[..., Any]) -> Any:
+        """Segment all scans that are asked for, and store the label maps."""
+        more = request if torch.cuda.is_available() else {**request, "multi_gpu": False}
+        return super().__call__(more, datastore, infer)
 
 
 class Train(TrainTask):  # type: ignore[misc]
@@ -109,9 +124,7 @@ class Train(TrainTask):  # type: ignore[misc]
         for name, reason in left_out.items():
             logger.warning("%s is left out of training: %s", name, reason)
         if not cases:
-            raise refused(
-                InputError("there is no label to train on: store some as final first."), MONAILabelError.INVALID_INPUT
-            )
+            raise refused(InputError("there is no label to train on: store some as final first."))
         training, validation = split_cases(cases, float(request.get("val_split", 0.2)))
         versions = Versions(self.bundle.folder)
         before, kept = self.bundle.stamp, versions.keep()
@@ -120,7 +133,7 @@ class Train(TrainTask):  # type: ignore[misc]
         except Exception as error:
             if error_message(error) is None:
                 raise
-            raise refused(error, MONAILabelError.APP_ERROR) from error
+            raise refused(error) from error
         finally:
             published = self.bundle.stamp != before
             if kept is not None and not published:
@@ -150,8 +163,6 @@ class Train(TrainTask):  # type: ignore[misc]
         run(config_file=str(self.bundle.folder / "configs" / "train.json"), **overrides)
 
     def _handlers(self) -> list[Any]:
-        from monai.bundle import ConfigParser
-
         parser = ConfigParser()
         parser.read_config(str(self.bundle.folder / "configs" / "train.json"))
         handlers: list[Any] = parser["train#handlers"]
@@ -170,7 +181,7 @@ class GoBack(TrainTask):  # type: ignore[misc]
         try:
             return {"served": Versions(self.bundle.folder).back().stem}
         except ConfigError as error:
-            raise refused(error, MONAILabelError.INVALID_INPUT) from error
+            raise refused(error) from error
 
 
 class Uncertainty(ScoringMethod):  # type: ignore[misc]
@@ -189,7 +200,8 @@ class Uncertainty(ScoringMethod):  # type: ignore[misc]
         passes = int(request.get("passes", PASSES))
         device = name_to_device(_first(request.get("device")) or "cuda")
         for name in sorted(datastore.get_unlabeled_images()):
-            if datastore.get_image_info(name).get(STAMP) == stamp:
+            info = datastore.get_image_info(name)
+            if info.get(STAMP) == stamp or "path" not in info:  # of a PACS, those that were fetched
                 continue
             try:
                 score = self.bundle.uncertainty(datastore.get_image_uri(name), device, passes)
@@ -212,8 +224,8 @@ class Spread(Strategy):  # type: ignore[misc]
         """Choose; None if all scans have labels."""
         name = request.get("strategy", "spread")
         candidates, at_hand = [], []
-        unlabeled = sorted(datastore.get_unlabeled_images())
-        labeled = sorted(set(datastore.list_images()) - set(unlabeled))
+        unlabeled = self._at_reach(datastore.get_unlabeled_images(), datastore)
+        labeled = self._at_reach(set(datastore.list_images()) - {*datastore.get_unlabeled_images()}, datastore, new=0)
         done = [self._features(image, datastore) for image in labeled]
         for image in unlabeled:
             features = self._features(image, datastore)
@@ -230,6 +242,12 @@ class Spread(Strategy):  # type: ignore[misc]
             return None
         chosen = choose(candidates, [*known, *(each.features for each in at_hand)])
         return {"id": chosen.name, SCORE: chosen.score}
+
+    @staticmethod
+    def _at_reach(images: Iterable[str], datastore: Datastore, new: int = NEW_OF_PACS) -> list[str]:
+        """Scans that are here, and a few of those that would have to be fetched from a PACS."""
+        here = {image: "path" in datastore.get_image_info(image) for image in sorted(images)}
+        return [*(image for image in here if here[image]), *[image for image in here if not here[image]][:new]]
 
     def _features(self, image: str, datastore: Datastore) -> Features | None:
         if image not in self._described:

@@ -202,6 +202,8 @@ SPLITS = "configs/splits.json"
 OTHER_PROCESS = "$torch.distributed.is_initialized() and torch.distributed.get_rank() > 0"
 """True in all processes but the one that writes files."""
 DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
+ON_CUDA = "$torch.device(@device).type == 'cuda'"
+"""The device may be a name: so hosts and command lines give it."""
 
 
 def stated_files(plan: Model) -> Config:
