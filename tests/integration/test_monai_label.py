@@ -262,11 +262,8 @@ def test_label_map_and_what_is_said_of_it_come_together(from_folder: Any, files:
 
 
 def test_many_scans_at_once(from_folder: Any, files: Sequence[Case], shipped: Predictor, tmp_path: Path) -> None:
-    from_folder.server.request(
-        "POST",
-        "/batch/infer/hippocampus?images=unlabeled&run_sync=true",
-        json={"max_batch_size": 2, "device": "cpu", "multi_gpu": False},
-    )
+    wanted = {"max_batch_size": 2, "device": "cpu", "multi_gpu": False}
+    from_folder.server.request("POST", "/batch/infer/hippocampus?images=unlabeled&run_sync=true", json=wanted)
     objects = from_folder.server.request("GET", "/datastore/?output=all").json()["objects"]
     done = [name for name, entry in objects.items() if "original" in entry["labels"]]
     assert len(done) == 2

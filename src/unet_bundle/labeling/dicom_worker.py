@@ -54,8 +54,11 @@ def write_seg(bundle: Path, series: Path, label: Path, output: Path) -> None:
     grid, shape = as_4x4(image.affine), tuple(image.shape[1:])
     placed = placed_on(labels[0].numpy().astype(np.uint16), as_4x4(labels.affine), grid, shape)
     segments = dict(config["segments"])
-    for value in sorted({*np.unique(placed).tolist()} - {0, *(terms["value"] for terms in segments.values())}):
-        segments[f"label {value}"] = {"value": int(value)}  # an annotator's own, of which no more is known
+    # An annotator's own classes, of which no more is known; a SEG numbers its segments without a gap.
+    described = {terms["value"] for terms in segments.values()}
+    for value in range(1, int(placed.max(initial=0)) + 1):
+        if value not in described:
+            segments[f"label {value}"] = {"value": value}
     wide = placed.max(initial=0) > np.iinfo(np.uint8).max
     result = MetaTensor(placed[None].astype(np.uint16 if wide else np.uint8), affine=image.affine, meta=image.meta)
     save = SaveImaged(

@@ -108,8 +108,9 @@ class Server:
             f"  3D Slicer  extension MONAILabel, module MONAI Label: server {self.url}",
             f"  OHIF       {ohif}",
             f"  MITK       segmentation tools 3D, MONAI Label: URL {self.url}",
-            "Train in the client trains on the stored labels. `unet-bundle label --back`, or to train",
-            f"`{self.bundle.resolve().name}_back` there, serves the model before. Research software: no medical device.",
+            "Train in the client trains on the stored labels; to train",
+            f"`{self.bundle.resolve().name}_back` there, or `unet-bundle label --back`, serves the model before.",
+            "Research software: not a medical device.",
         ]
         if self.host not in LOCAL:
             lines.insert(1, "Everyone who reaches this address sees the scans: it has no login of its own.")
