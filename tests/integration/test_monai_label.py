@@ -209,6 +209,8 @@ def let_segment(server: Any, shipped: Predictor, cases: Sequence[Case], folder: 
     for case in cases[KEPT_BACK]:
         said = server.segment("hippocampus", case.name, folder / "found.nii.gz")
         found = canonical(folder / "found.nii.gz")
+        grids = [nib.as_closest_canonical(nib.load(path)).affine for path in (folder / "found.nii.gz", case.label)]
+        np.testing.assert_allclose(*grids, atol=1e-4)
         assert said["label_names"] == {"anterior": 1, "posterior": 2}
         np.testing.assert_array_equal(found, predicted(shipped, case))
         scores.append(dice(found, canonical(case.label)))

@@ -13,7 +13,7 @@ from unet_bundle.predictor import Predictor
 
 @pytest.fixture
 def scan(phantom_data: Path) -> str:
-    return str(sorted((phantom_data / "imagesTr").iterdir())[0])
+    return str(min((phantom_data / "imagesTr").iterdir()))
 
 
 def draw_weights(bundle: Path, seed: int, scale: float = 1.0) -> None:

@@ -13,11 +13,11 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from unet_bundle.errors import InputError, UnetBundleError
+from unet_bundle.errors import InputError
 from unet_bundle.labeling.annotations import unknown_values
 from unet_bundle.labeling.dicom import DicomTools
 from unet_bundle.labeling.segmenting import ServedBundle
-from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, refused
+from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, answering
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class UnetBundleApp(MONAILabelApp):  # type: ignore[misc]
         # MONAI Label has no place to plug in how DICOM is read and written: its own functions let a series with gaps
         # pass, and call the i-th segment that occurs by the i-th name.
         for module in (monailabel.datastore.dicom, monailabel.endpoints.infer):
-            module.nifti_to_dicom_seg = tools.nifti_to_dicom_seg
-        monailabel.datastore.dicom.dicom_to_nifti = tools.dicom_to_nifti
+            module.nifti_to_dicom_seg = answering(tools.nifti_to_dicom_seg)
+        monailabel.datastore.dicom.dicom_to_nifti = answering(tools.dicom_to_nifti)
         metadata = self.bundle.metadata
         super().__init__(
             app_dir=app_dir, studies=studies, conf=conf, name=metadata.get("name", self.model),
@@ -75,20 +75,6 @@ class UnetBundleApp(MONAILabelApp):  # type: ignore[misc]
             except requests.RequestException:  # this is another process than the server, and that is gone
                 logger.warning("The server does not answer: scans are not scored with the new model.")
         return result
-
-    def infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
-        """Segment; a series that is refused when it is fetched is said like a file."""
-        try:
-            return super().infer(request, datastore)
-        except UnetBundleError as error:
-            raise refused(error) from error
-
-    def next_sample(self, request: dict[str, Any]) -> Any:
-        """Choose, alike."""
-        try:
-            return super().next_sample(request)
-        except UnetBundleError as error:
-            raise refused(error) from error
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Say what is wrong with a label that was stored; start a training if it is time."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.transform.writer import Writer
-from monailabel.utils.others.generic import device_list, file_ext, name_to_device
+from monailabel.utils.others.generic import device_list, name_to_device
 
 from unet_bundle.errors import ConfigError, InputError, UnetBundleError
 from unet_bundle.labeling.annotations import split_cases, usable_cases
@@ -33,6 +33,8 @@ SCORE = "uncertainty"
 STAMP = "uncertainty_of"
 AT_HAND_S = 4 * 3600
 """Seconds for which a scan that was handed to someone counts as being labelled."""
+WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff")
+"""Formats of label maps; by the scan's, unless a client asks for another."""
 NEW_OF_PACS = 8
 """Series of a PACS that are fetched to be looked at each time someone asks for the next one."""
 
@@ -40,6 +42,19 @@ NEW_OF_PACS = 8
 def refused(error: BaseException) -> HTTPException:
     """Our error as an answer of the server: of its own exceptions it tells clients nothing."""
     return HTTPException(400, error_message(error) or str(error))
+
+
+def answering(convert: Callable[..., str]) -> Callable[..., str]:
+    """A conversion whose refusal clients see, wherever in the server it is called."""
+
+    @functools.wraps(convert)
+    def converted(*args: Any, **kwargs: Any) -> str:
+        try:
+            return convert(*args, **kwargs)
+        except UnetBundleError as error:
+            raise refused(error) from error
+
+    return converted
 
 
 class Segment(InferTask):  # type: ignore[misc]
@@ -79,11 +94,13 @@ class Segment(InferTask):  # type: ignore[misc]
             labels = self.bundle.segment(image, name_to_device(_first(request.get("device")) or "cuda"), options)
         except UnetBundleError as error:
             raise refused(error) from error
-        own = file_ext(image) if Path(image).is_file() else ""
-        extension = request.get("result_extension") or own or ".nii.gz"
+        own = next((ending for ending in WRITTEN if image.endswith(ending)), WRITTEN[0])
+        extension = request.get("result_extension") or own
         given = {"image": labels, "image_path": image, "pred": labels[0].numpy(), "labels": self.labels}
         wanted = {key: value for key, value in request.items() if key.startswith("result_")}
-        path, said = Writer(label="pred", json="result")({**given, **wanted, "result_extension": extension})
+        path, said = Writer(label="pred", json="result", ref_image="image")(
+            {**given, **wanted, "result_extension": extension}
+        )
         total = round(time.monotonic() - start, 2)
         return path, {**said, "label_names": self.labels, "latencies": {"total": total}, "centroids": {}}
 
@@ -205,7 +222,7 @@ class Uncertainty(ScoringMethod):  # type: ignore[misc]
                 continue
             try:
                 score = self.bundle.uncertainty(datastore.get_image_uri(name), device, passes)
-            except UnetBundleError as error:
+            except (UnetBundleError, HTTPException) as error:
                 refusals[name] = str(error)
                 continue
             datastore.update_image_info(name, {SCORE: round(score, 4), STAMP: stamp})
@@ -253,7 +270,7 @@ class Spread(Strategy):  # type: ignore[misc]
         if image not in self._described:
             try:
                 self._described[image] = describe(datastore.get_image_uri(image))
-            except UnetBundleError as error:
+            except (UnetBundleError, HTTPException) as error:
                 logger.warning("%s is not offered for labelling: %s", image, error)
                 self._described[image] = None
         return self._described[image]
