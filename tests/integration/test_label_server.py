@@ -133,7 +133,7 @@ def test_dicom_is_read_by_our_reader_and_written_with_right_names(
         whole, gapped = (f"1.2.826.0.1.3680043.8.498.{number}.0.2" for number in (1, 2))
         assert server.info()["datastore"]["total"] == 2
         refusal = server.server.request("POST", f"/infer/hippocampus?image={gapped}", status=400, data={"params": "{}"})
-        assert "missing" in refusal.json()["detail"], "the reader's line"
+        assert "lacks 1 slice" in refusal.json()["detail"], "the reader's line"
         path = tmp_path / "found.nii.gz"
         server.segment("hippocampus", whole, path)
         found = nib.as_closest_canonical(nib.load(path))

@@ -94,13 +94,10 @@ class Segment(InferTask):  # type: ignore[misc]
             labels = self.bundle.segment(image, name_to_device(_first(request.get("device")) or "cuda"), options)
         except UnetBundleError as error:
             raise refused(error) from error
-        own = next((ending for ending in WRITTEN if image.endswith(ending)), WRITTEN[0])
-        extension = request.get("result_extension") or own
         given = {"image": labels, "image_path": image, "pred": labels[0].numpy(), "labels": self.labels}
-        wanted = {key: value for key, value in request.items() if key.startswith("result_")}
-        path, said = Writer(label="pred", json="result", ref_image="image")(
-            {**given, **wanted, "result_extension": extension}
-        )
+        given["result_extension"] = next((ending for ending in WRITTEN if image.endswith(ending)), WRITTEN[0])
+        given.update({key: value for key, value in request.items() if key.startswith("result_") and value is not None})
+        path, said = Writer(label="pred", json="result", ref_image="image")(given)
         total = round(time.monotonic() - start, 2)
         return path, {**said, "label_names": self.labels, "latencies": {"total": total}, "centroids": {}}
 
