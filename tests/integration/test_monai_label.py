@@ -157,7 +157,7 @@ def from_orthanc(
         }
         bundles = {"hippocampus": ROOT / "bundle", "fitted": fitted}
         with servers.stock_app(folder, bundles, pacs.url, **settings) as server:
-            yield server
+            yield server, pacs.url
 
 
 @pytest.fixture(scope="module")
@@ -242,11 +242,12 @@ def test_from_a_folder(from_folder: Any, shipped: Predictor, files: Sequence[Cas
 
 
 def test_from_orthanc(from_orthanc: Any, shipped: Predictor, series: Sequence[Case], tmp_path: Path) -> None:
-    look(from_orthanc)
-    let_segment(from_orthanc, shipped, series, tmp_path)
-    annotate_and_train(from_orthanc, series, tmp_path)
-    pacs = requests.get(f"{from_orthanc.info()['datastore']['name']}/series?Modality=SEG", auth=LOGIN, timeout=60)
-    assert len(pacs.json()) == 8, "each label is a DICOM SEG in the PACS"
+    server, pacs = from_orthanc
+    look(server)
+    let_segment(server, shipped, series, tmp_path)
+    annotate_and_train(server, series, tmp_path)
+    stored = requests.get(f"{pacs}/series?Modality=SEG", auth=LOGIN, timeout=60).json()
+    assert len(stored) == 8, "each label is a DICOM SEG in the PACS"
 
 
 def test_options_of_the_client_reach_the_inferer(from_folder: Any, files: Sequence[Case], tmp_path: Path) -> None:
