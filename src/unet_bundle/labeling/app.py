@@ -22,7 +22,7 @@ from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Tra
 logger = logging.getLogger(__name__)
 
 
-class UnetBundleApp(MONAILabelApp):  # type: ignore[misc]
+class UnetBundleApp(MONAILabelApp):
     """Segment, label, train and choose with one bundle.
 
     Args:

@@ -133,14 +133,14 @@ def placed_on(
 
 
 def _loaded(bundle: Path, series: Path) -> MetaTensor:
-    image = LoadImaged(keys="image", dicom=reading_options(bundle))({"image": str(series)})["image"]
+    image: MetaTensor = LoadImaged(keys="image", dicom=reading_options(bundle))({"image": str(series)})["image"]
     if len(image) != 1:
         raise InputError(f"the series has {len(image)} channels: MONAI Label shows one")
-    return image  # type: ignore[no-any-return]
+    return image
 
 
 def _save(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], output: Path) -> None:
-    image = nib.Nifti1Image(voxels, affine)  # type: ignore[no-untyped-call]
+    image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     with replacing(output) as temporary:
         nib.save(image, temporary)

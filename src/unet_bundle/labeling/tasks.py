@@ -57,7 +57,7 @@ def answering(convert: Callable[..., str]) -> Callable[..., str]:
     return converted
 
 
-class Segment(InferTask):  # type: ignore[misc]
+class Segment(InferTask):
     """Segment a scan: voxel for voxel what the MONAI CLI makes of it."""
 
     def __init__(self, bundle: ServedBundle) -> None:
@@ -102,7 +102,7 @@ class Segment(InferTask):  # type: ignore[misc]
         return path, {**said, "label_names": self.labels, "latencies": {"total": total}, "centroids": {}}
 
 
-class SegmentMany(BatchInferTask):  # type: ignore[misc]
+class SegmentMany(BatchInferTask):
     """MONAI Label's, which divides by the number of GPUs."""
 
     def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Callable[..., Any]) -> Any:
@@ -111,7 +111,7 @@ class SegmentMany(BatchInferTask):  # type: ignore[misc]
         return super().__call__(more, datastore, infer)
 
 
-class Train(TrainTask):  # type: ignore[misc]
+class Train(TrainTask):
     """Go on training from the weights that are served, with the annotators' labels.
 
     The new weights are served if they score better on the labels that are kept back; those before are kept.
@@ -183,7 +183,7 @@ class Train(TrainTask):  # type: ignore[misc]
         return handlers
 
 
-class GoBack(TrainTask):  # type: ignore[misc]
+class GoBack(TrainTask):
     """Serve the model before again."""
 
     def __init__(self, bundle: ServedBundle) -> None:
@@ -198,7 +198,7 @@ class GoBack(TrainTask):  # type: ignore[misc]
             raise refused(error) from error
 
 
-class Uncertainty(ScoringMethod):  # type: ignore[misc]
+class Uncertainty(ScoringMethod):
     """Score every scan without a label by predictive entropy, see `ServedBundle.uncertainty`."""
 
     def __init__(self, bundle: ServedBundle) -> None:
@@ -227,7 +227,7 @@ class Uncertainty(ScoringMethod):  # type: ignore[misc]
         return {"scored": scored, "refused": refusals}
 
 
-class Spread(Strategy):  # type: ignore[misc]
+class Spread(Strategy):
     """The scan that is unlike those with a label, and that the network is unsure of, see `spread.choose`."""
 
     def __init__(self) -> None:
@@ -237,7 +237,8 @@ class Spread(Strategy):  # type: ignore[misc]
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Choose; None if all scans have labels."""
         name = request.get("strategy", "spread")
-        candidates, at_hand = [], []
+        candidates: list[Candidate] = []
+        at_hand: list[Candidate] = []
         unlabeled = self._at_reach(datastore.get_unlabeled_images(), datastore)
         labeled = self._at_reach(set(datastore.list_images()) - {*datastore.get_unlabeled_images()}, datastore, new=0)
         done = [self._features(image, datastore) for image in labeled]

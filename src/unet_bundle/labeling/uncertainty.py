@@ -35,15 +35,15 @@ def predictive_entropy(passes: Sequence[npt.NDArray[np.floating]], *, exclusive:
     if not passes:
         raise ValueError("there is no pass to take the entropy of")
     classes = len(passes[0])
-    total = foreground = None
+    total = np.zeros(passes[0].shape[1:], np.float32)
+    foreground = np.zeros_like(total)
     for number in range(classes):
         mean = np.mean([np.asarray(each[number], dtype=np.float32) for each in passes], axis=0)
-        entropy = _term(mean) if exclusive else _term(mean) + _term(1 - mean)
-        total = entropy if total is None else total + entropy
-        if exclusive:
-            foreground = 1 - mean if number == 0 else foreground
-        else:
-            foreground = mean if foreground is None else np.maximum(foreground, mean)
+        total += _term(mean) if exclusive else _term(mean) + _term(1 - mean)
+        if not exclusive:
+            foreground = np.maximum(foreground, mean)
+        elif number == 0:
+            foreground = 1 - mean
     seen = foreground > SEEN
     if not seen.any():
         return 1.0
