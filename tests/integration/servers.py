@@ -150,6 +150,10 @@ class LabelServer:
         if not wait:
             return dict(self.server.request("POST", f"/train/{model}?run_sync=true", json=params).json())
         self.server.request("POST", f"/train/{model}", json=params)
+        return self.trained()
+
+    def trained(self) -> dict[str, Any]:
+        """Wait until the training in the background has ended."""
         end = time.monotonic() + PATIENCE_S
         while (task := self.server.request("GET", "/train/").json())["status"] in ("SUBMITTED", "RUNNING"):
             assert time.monotonic() < end, self.server.end
