@@ -191,7 +191,7 @@ def stock_app(folder: Path, bundles: dict[str, Path], studies: str | Path, **set
 
 @contextmanager
 def own_app(folder: Path, bundle: Path, studies: str | Path, *options: str, **settings: str) -> Iterator[LabelServer]:
-    """``unet-bundle label``, from our environment, with a bundle and scans."""
+    """``unet-bundle label``, from our environment, with a bundle and scans; ended by SIGTERM, it leaves no server."""
     environment = label_environment(**settings)
     environment["PATH"] = os.environ.get("PATH", "")  # the verb finds the programs of the other environment itself
     port = free_port()
@@ -200,3 +200,5 @@ def own_app(folder: Path, bundle: Path, studies: str | Path, *options: str, **se
     url = f"http://127.0.0.1:{port}"
     with running(line, folder, url, f"{url}/info/", env=environment, cwd=folder) as server:
         yield LabelServer(server)
+    assert server.process.returncode == 143, server.end
+    assert not _answers(f"{url}/info/", None)

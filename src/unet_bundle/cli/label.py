@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from unet_bundle.cli.workflow import say
 from unet_bundle.errors import ConfigError
-from unet_bundle.runtime import EXIT_OK
+from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK, EXIT_TERMINATED
 
 EPILOG = """\
 Scans are NIfTI, NRRD, MHA or pictures in a folder, or the series in a PACS (DICOMweb) of the bundle's modality; login
@@ -70,8 +72,24 @@ def run(args: argparse.Namespace) -> int:
     server.prepare()
     say(server.how_to_connect())
     with subprocess.Popen(server.command(python), env=server.environment(python, os.environ)) as process:  # noqa: S603
+        ended = _pass_on_sigterm(process)
         try:
-            return process.wait()
-        except KeyboardInterrupt:
+            status = process.wait()
+        except KeyboardInterrupt:  # it has got that, too
             process.wait()
             raise
+    if ended():
+        return EXIT_TERMINATED
+    return EXIT_OK if status == 0 else EXIT_CASES_FAILED
+
+
+def _pass_on_sigterm(process: subprocess.Popen[bytes]) -> Callable[[], bool]:
+    """Let SIGTERM end the server, which would go on without us; a function that says whether it came."""
+    came: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        came.append(number)
+        process.terminate()
+
+    signal.signal(signal.SIGTERM, end)
+    return lambda: bool(came)
