@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,7 @@ def test_it_listens_on_this_computer_unless_told_otherwise(server: Server):
 
 
 def test_the_app_is_one_that_the_server_finds(server: Server):
-    server.prepare()
+    dataclasses.replace(server, port=0).prepare()
     source = (server.folder / "app" / "main.py").read_text()
     compile(source, "main.py", "exec")
     assert "from unet_bundle.labeling.app import UnetBundleApp" in source
@@ -49,6 +51,15 @@ def test_what_is_missing_is_said(bundle: str | None, studies: str, server: Serve
     path = server.bundle if bundle is None else tmp_path / bundle
     with pytest.raises(ConfigError, match="nothing"):
         Server(path, str(tmp_path / studies), tmp_path / "label").prepare()
+
+
+def test_a_port_that_is_taken_is_said(server: Server):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port} cannot be listened on"):
+            Server(server.bundle, server.studies, server.folder, port=port).prepare()
 
 
 def test_without_an_environment_it_says_how_to_make_one(tmp_path: Path):

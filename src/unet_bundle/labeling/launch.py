@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,13 +63,19 @@ class Server:
         """Write the app.
 
         Raises:
-            ConfigError: the bundle or the folder of scans is missing.
+            ConfigError: the bundle or the folder of scans is missing, or the port is taken.
         """
         for name in ("inference.json", "train.json", "metadata.json"):
             if not (self.bundle / "configs" / name).is_file():
                 raise ConfigError(f"{self.bundle / 'configs' / name} is missing: give the folder of a bundle.")
         if not self.is_remote and not Path(self.studies).is_dir():
             raise ConfigError(f"{self.studies} is no folder: give one of scans, or the URL of a DICOMweb service.")
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.host, self.port))
+            except (OSError, OverflowError):
+                raise ConfigError(f"{self.host}:{self.port} cannot be listened on: name another --port.") from None
         write_text(self.folder / "app" / "main.py", MAIN)
 
     def command(self, python: Path) -> list[str]:
