@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "constraints-label.txt"
+PYTHONS = ((3, 11), (3, 12))
 STEPS = (
     ["torch"],  # first: packages below build against it
     ["monailabel", "monai"],
@@ -79,6 +80,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="of the environment; it is made anew if it is of other versions")
     parser.add_argument("--constraints", type=Path, default=CONSTRAINTS, help="versions to install")
     args = parser.parse_args()
+    if sys.version_info[:2] not in PYTHONS:
+        say("the versions of constraints-label.txt need Python 3.11 or 3.12; name one: make label-env PYTHON=...")
+        return 1
     folder, python = args.folder, args.folder / "bin" / "python"
     wanted = hashlib.sha256(args.constraints.read_bytes() + Path(__file__).read_bytes()).hexdigest()
     stamp = folder / STAMP

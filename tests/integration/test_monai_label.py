@@ -69,7 +69,7 @@ def fitted(data: Path, case_names: Sequence[str], tmp_path_factory: pytest.TempP
     planned = ["plan", "--fingerprint", str(fingerprint), "--card", str(folder / "card.yaml")]
     assert main([*planned, "--output", str(folder / "bundle")]) == 0
     path = folder / "bundle" / "configs" / "train.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "warmup_iterations": 5, "num_workers": 0}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "warmup_iterations": 5}))
     run(
         config_file=str(folder / "bundle" / "configs" / "train.json"),
         **{
