@@ -17,6 +17,7 @@ from unet_bundle.predictor import Predictor
 
 pydicom = pytest.importorskip("pydicom", minversion="3.0")
 requests = pytest.importorskip("requests")
+sitk = pytest.importorskip("SimpleITK")
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,6 +128,8 @@ def test_dicom_is_read_by_our_reader_and_written_with_right_names(
     servers: ModuleType, pacs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Path(shutil.copytree(ROOT / "bundle", tmp_path / "hippocampus"))
+    train = bundle / "configs" / "train.json"
+    train.write_text(json.dumps({**json.loads(train.read_text()), "iterations_per_epoch": 1, "num_workers": 0}))
     netrc = {"NETRC": str(pacs.folder / "netrc"), "NO_PROXY": "127.0.0.1"}
     for name, value in netrc.items():
         monkeypatch.setenv(name, value)
@@ -152,7 +155,9 @@ def test_dicom_is_read_by_our_reader_and_written_with_right_names(
         one_class = np.zeros(nib.load(path).shape, np.uint8)
         one_class[10:14, 10:14, 10:14] = 2
         nib.save(nib.Nifti1Image(one_class, nib.load(path).affine), tmp_path / "label.nii.gz")
-        server.store(whole, tmp_path / "label.nii.gz")
+        sitk.WriteImage(sitk.ReadImage(tmp_path / "label.nii.gz"), tmp_path / "label.nrrd")  # as a viewer sends it
+        assert server.next_sample("spread")["id"] == whole, "what is refused is not offered"
+        server.store(whole, tmp_path / "label.nrrd")
         listed = requests.get(f"{pacs.url}/series?Modality=SEG", auth=LOGIN, timeout=60).json()
         (stored,) = _instances(pacs, listed[0])
         frames = {
@@ -161,6 +166,10 @@ def test_dicom_is_read_by_our_reader_and_written_with_right_names(
         }
         named = {int(item.SegmentNumber): item for item in stored.SegmentSequence}
         assert [named[number].SegmentLabel for number in frames] == ["posterior"]
+
+        # Trained on is what the PACS has: the SEG, on the grid of its series.
+        server.train("hippocampus", max_epochs=1, device="cpu")
+        assert "'published': True, 'training': 1, 'validation': 0, 'left_out': {}" in server.server.log
 
 
 def _instances(pacs: Any, series: dict[str, Any]) -> Sequence[Any]:
