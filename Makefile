@@ -14,10 +14,13 @@ STAMP := $(VENV)/requirements-$(shell cat $(REQUIREMENTS) | cksum | cut -d ' ' -
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help install demo test lint types imports check format integration clean
+# Where a MONAI Label server lives: it cannot share our environment.
+LABEL_ENV ?= .venv-label
+
+.PHONY: help install demo test lint types imports check format integration label-env clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -38,6 +41,9 @@ test: $(STAMP)  ## the unit tests, in parallel
 integration:  ## the tests that run the real command lines and servers
 	.ci/run-integration
 
+label-env:  ## the environment of a MONAI Label server, in .venv-label or LABEL_ENV=folder
+	$(PYTHON) scripts/label_environment.py $(LABEL_ENV)
+
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -55,5 +61,5 @@ format: $(STAMP)  ## let ruff put the code in order
 	$(BIN)/ruff format
 
 clean:  ## remove what the targets made, .venv too
-	rm -rf $(VENV) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-label demo runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -154,7 +154,19 @@ def change_weights() -> Callable[[Path, str], None]:
 @pytest.fixture(scope="session")
 def synthetic() -> ModuleType:
     """The maker of DICOM series of the unit tests."""
-    spec = importlib.util.spec_from_file_location("synthetic_dicom", SYNTHETIC)
+    return loaded("synthetic_dicom", SYNTHETIC)
+
+
+@pytest.fixture(scope="session")
+def servers() -> ModuleType:
+    """What starts Orthanc and MONAI Label."""
+    pytest.importorskip("requests")
+    return loaded("servers", Path(__file__).with_name("servers.py"))
+
+
+def loaded(name: str, path: Path) -> ModuleType:
+    """A module that no package has."""
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

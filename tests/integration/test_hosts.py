@@ -77,7 +77,7 @@ def test_training_by_a_label_server(validation: str, bundle: Path, phantom_data:
         config_file=str(config),
         **{
             "bundle_root": str(bundle),
-            "device": "$torch.device('cpu')",
+            "device": "cpu",
             "train#trainer#max_epochs": 2,
             "train#dataset#data": cases[:4],
             "validate#dataset#data": cases[4:] if validation == "some" else [],

@@ -1,14 +1,7 @@
 """A real Orthanc on loopback: a CT study stored, found, segmented, its result stored and fetched back."""
 
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,72 +22,21 @@ requests = pytest.importorskip("requests")
 pytest.importorskip("dicomweb_client")
 pytestmark = pytest.mark.integration
 
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 USER, PASSWORD = "reader", "not-on-the-command-line"
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 STUDY, SERIES, MR_SERIES, MR_STUDY = "1.2.826.0.1.77.1", "1.2.826.0.1.77.2", "1.2.826.0.1.77.5", "1.2.826.0.1.77.6"
 PLANTED = ("PLANTED^NAME", "PLANTED-ID-77", "19010203")
 
 
-@dataclass
-class Server:
-    """A running Orthanc; `folder` has its configuration, storage and log, and a netrc file with its login."""
-
-    process: "subprocess.Popen[bytes]"
-    url: str
-    folder: Path
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(servers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Orthanc on a free port of loopback, with a login."""
-    command = shutil.which("Orthanc", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if command is None or not PLUGIN.is_file():
-        pytest.skip("needs Orthanc with DICOMweb (apt-get install orthanc orthanc-dicomweb)")
-    folder = tmp_path_factory.mktemp("orthanc")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    storage = str(folder / "storage")
-    config = {
-        "Name": "test", "HttpPort": port, "HttpBindAddresses": ["127.0.0.1"], "RemoteAccessAllowed": False,
-        "DicomServerEnabled": False, "StorageDirectory": storage, "IndexDirectory": storage,
-        "AuthenticationEnabled": True, "RegisteredUsers": {USER: PASSWORD}, "Plugins": [str(PLUGIN)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }  # fmt: skip
-    (folder / "orthanc.json").write_text(json.dumps(config))
-    (folder / "netrc").write_text(f"machine 127.0.0.1 login {USER} password {PASSWORD}\n")
-    (folder / "netrc").chmod(0o600)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [command, folder / "orthanc.json"], stdout=log, stderr=log, cwd=folder, start_new_session=True
-        )
-    try:
-        _wait(process, f"http://127.0.0.1:{port}/system", folder)
-        yield Server(process, f"http://127.0.0.1:{port}/dicom-web", folder)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait(process: "subprocess.Popen[bytes]", url: str, folder: Path) -> None:
-    for _ in range(300):
-        try:
-            if requests.get(url, auth=(USER, PASSWORD), timeout=5).ok:
-                return
-        except requests.ConnectionError:
-            pass
-        assert process.poll() is None, (folder / "log").read_text()[-2000:]
-        time.sleep(0.2)
-    pytest.fail(f"Orthanc did not start: {(folder / 'log').read_text()[-2000:]}")
+    with servers.orthanc(tmp_path_factory.mktemp("orthanc"), (USER, PASSWORD)) as running:
+        yield running
 
 
 @pytest.fixture
-def login(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def login(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", str(server.folder / "netrc"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -148,7 +90,7 @@ def study(shared_data: Any, synthetic: ModuleType, tmp_path_factory: pytest.Temp
 
 @pytest.mark.usefixtures("login")
 def test_a_study_stored_found_segmented_and_its_result_fetched_back(
-    server: Server, ct_bundle: Path, study: list[Path], cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Any, ct_bundle: Path, study: list[Path], cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web = DicomWeb(server.url)
     web.store(study)
@@ -194,7 +136,7 @@ def test_a_study_stored_found_segmented_and_its_result_fetched_back(
 
 @pytest.mark.usefixtures("login")
 def test_what_the_server_does_not_have(
-    server: Server, ct_bundle: Path, study: list[Path], cli: Any, tmp_path: Path
+    server: Any, ct_bundle: Path, study: list[Path], cli: Any, tmp_path: Path
 ) -> None:
     DicomWeb(server.url).store(study)
     line = ["predict", ct_bundle, tmp_path / "out", "--dicomweb"]
@@ -209,7 +151,7 @@ def test_what_the_server_does_not_have(
 
 
 def test_a_login_that_is_missing_or_wrong(
-    server: Server, ct_bundle: Path, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Any, ct_bundle: Path, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     line = ["predict", ct_bundle, tmp_path / "out", "--dicomweb", server.url, "--study", STUDY]
@@ -224,7 +166,7 @@ def test_a_login_that_is_missing_or_wrong(
 
 
 @pytest.mark.usefixtures("login")
-def test_a_result_that_the_server_does_not_keep(server: Server, tmp_path: Path) -> None:
+def test_a_result_that_the_server_does_not_keep(server: Any, tmp_path: Path) -> None:
     path = tmp_path / "result.dcm"
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()

@@ -179,6 +179,22 @@ def test_hosts_find_a_dictionary_with_a_target_for_the_network_and_for_every_han
         assert all("_target_" in handler for handler in config["handlers"])
 
 
+def test_what_a_client_of_a_label_server_sets_reaches_the_inferer(any_plan):
+    parser = ConfigParser(configs(any_plan)["inference.json"])
+    parser["displayable_configs"].update({"overlap": 0.125, "sw_batch_size": 3})  # as the server does
+    parser.parse()
+    inferer = parser.get_parsed_content("inferer")
+    assert inferer.settings.overlap == 0.125
+    assert inferer.sw_batch_size == 3
+
+
+def test_the_device_may_be_a_name_as_hosts_and_command_lines_give_it(any_plan):
+    parser = ConfigParser({**configs(any_plan)["train.json"], "device": "cpu"})
+    assert parser.get_parsed_content("augment_on_device") is False
+    parser["device"] = "cuda:0"
+    assert parser.get_parsed_content("augment_on_device") is True
+
+
 def test_training_and_inference_prepare_an_image_alike(any_plan):
     train, infer = configs(any_plan)["train.json"], configs(any_plan)["inference.json"]
     for key in ("orientation", "spacing", "normalization", "patch_size"):

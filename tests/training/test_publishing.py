@@ -12,7 +12,7 @@ from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
 from unet_bundle.training import PublishModel, RunCheckpoints, TrainStep, weights_to_score
 from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
-from unet_bundle.training.trained_cases import write_trained_cases
+from unet_bundle.training.trained_cases import read_trained_cases, write_trained_cases
 
 INPUTS = {"orientation": "RAS", "spacing": (1.0, 1.0, 2.5), "normalization": [{"scheme": "zscore"}]}
 
@@ -49,17 +49,15 @@ def publish(
 ) -> Callable[..., Any]:
     """A function that ends a training with the given weights; returns the network after it, and the bundle's path."""
 
-    def end(label: int, items: Any = None, epoch: int = 1, fold: int = 0, split: Split = ((), ())) -> tuple[UNet, Path]:
+    def end(
+        label: int, items: Any = None, epoch: int = 1, fold: int = 0, split: Split = ((), ()), start: int | None = None
+    ) -> tuple[UNet, Path]:
         network = make_network()
-        network.load_state_dict(seeing_only(network, label))
         trainer = make_trainer(network, patches, TrainStep("float32"))
         evaluator = make_evaluator(network, patches if items is None else items)
         folder, path = tmp_path / "runs" / f"fold_{fold}", tmp_path / "models" / "model.pt"
         checkpoints = RunCheckpoints(network, trainer.optimizer, evaluator, str(folder), interval=1)
-        trainer.state.epoch = epoch
-        evaluator.run(epoch)
-        checkpoints._epoch_completed(trainer)
-        PublishModel(
+        publisher = PublishModel(
             network,
             evaluator,
             make_evaluator(network, patches if items is None else items),
@@ -70,7 +68,16 @@ def publish(
             str(tmp_path / "configs" / "inference.json"),
             cases(*split[0]),
             cases(*split[1]),
-        )(trainer)
+        )
+        if start is not None:
+            network.load_state_dict(seeing_only(network, start))
+        publisher._note_start(trainer)
+        network.load_state_dict(seeing_only(network, label))
+        trainer.state.epoch = epoch
+        evaluator.run(epoch)
+        checkpoints._epoch_completed(trainer)
+        publisher._note_best(trainer)
+        publisher(trainer)
         return network, path
 
     return end
@@ -140,6 +147,21 @@ def test_weights_that_have_seen_the_validation_cases_stay(fold, publish, make_ne
     assert "model.pt stays: it belongs to fold 0 and was trained on 1 of the 1 validation cases; " in caplog.text
     assert f"those of this run are fold_{fold}/best.pt." in caplog.text
     assert (tmp_path / "runs" / f"fold_{fold}" / "best.pt").is_file()
+
+
+def test_a_run_that_started_from_the_weights_may_replace_them_and_inherits_their_cases(
+    publish, make_network, tmp_path, caplog
+):
+    """A label server trains on and on, and from one time to the next other cases are kept back."""
+    publish(BLIND, split=FOLDS[0])
+    _, path = publish(LOBE, split=FOLDS[1], start=BLIND)
+    assert same(published(path), seeing_only(make_network(), LOBE))
+    assert "1 of the 1 validation cases are among those that model.pt, which this run started from" in caplog.text
+    for weights in (path, tmp_path / "runs" / "fold_0" / "best.pt"):
+        assert read_trained_cases(weights).among(cases("a", "b", "c", "d")) == 3
+
+    publish(BLIND, split=FOLDS[0], start=LOBE)
+    assert same(published(path), seeing_only(make_network(), LOBE)), "no better, so they stay"
 
 
 def test_weights_that_have_seen_none_of_them_may_be_replaced_whatever_their_fold(publish, make_network):

@@ -20,7 +20,8 @@ from unet_bundle.networks.checkpoint import bare, ensemble_files, load_checkpoin
 from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, save_atomically
 from unet_bundle.training.distributed import is_main_process, wait_for_others
-from unet_bundle.training.trained_cases import read_trained_cases, write_trained_cases
+from unet_bundle.training.pretrained import state_dict_of
+from unet_bundle.training.trained_cases import TrainedCases, read_trained_cases, write_trained_cases
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class PublishModel:
     Beside the run's best weights it notes, whenever there are better ones, which cases they were trained on.
     Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
     the last weights are published. Weights that are replaced are kept in the run's folder as ``replaced.pt``. Weights
-    that were trained on validation cases of this run stay: no comparison with them would be fair.
+    that were trained on validation cases of this run stay: no comparison with them would be fair. It is where the run
+    started from them, as an annotation server's does: then both have seen these cases.
 
     Args:
         network: what was trained.
@@ -121,10 +123,13 @@ class PublishModel:
         self.trained_on = trained_on
         self.validated_on = validated_on
         self.average = average or WeightAverage(network, evaluator)
+        self._started_from_published = False
+        self._before: TrainedCases | None = None
 
     def attach(self, engine: Engine) -> None:
         """Publish when `engine` has completed all its epochs; refuse at its start what could not be used."""
         engine.add_event_handler(Events.STARTED, self._check_inputs)
+        engine.add_event_handler(Events.STARTED, self._note_start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._note_best)
         engine.add_event_handler(Events.COMPLETED, self)
 
@@ -135,7 +140,13 @@ class PublishModel:
             self._validate_last(engine)
         published = read_trained_cases(self.path)
         seen = 0 if published is None else published.among(self.validated_on)
-        if published is not None and seen:
+        if seen and self._started_from_published:
+            logger.warning(
+                "%d of the %d validation cases are among those that %s, which this run started from, was trained on:"
+                " its score and that of this run are both too good.",
+                *(seen, len(self.validated_on), self.path.name),
+            )
+        elif published is not None and seen:
             logger.info(
                 "%s stays: it belongs to fold %d and was trained on %d of the %d validation cases; those of this run"
                 " are %s.",
@@ -160,7 +171,21 @@ class PublishModel:
                 shutil.copyfile(self.path, temporary)
             logger.info("The weights that were there are kept as %s.", short_name(self.folder / REPLACED))
         save_atomically({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, self.path)
-        write_trained_cases(self.path, self.fold, self.trained_on)
+        write_trained_cases(self.path, self.fold, self.trained_on, self._before)
+
+    def _note_start(self, _engine: Engine) -> None:
+        """Stands behind what loads weights into the network in the list of handlers."""
+        if not self.path.is_file():
+            return
+        try:
+            published = state_dict_of(load_checkpoint(self.path), short_name(self.path))
+        except CheckpointError:
+            return  # said when it is replaced
+        here = bare(self.network).state_dict()
+        self._started_from_published = published.keys() == here.keys() and all(
+            torch.equal(tensor.cpu().half(), published[name].half()) for name, tensor in here.items()
+        )
+        self._before = read_trained_cases(self.path) if self._started_from_published else None
 
     def _check_inputs(self, _engine: Engine) -> None:
         try:
@@ -184,7 +209,7 @@ class PublishModel:
         """Stands after what saves the best weights in the list of handlers."""
         best = self.folder / BEST
         if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process() and best.is_file():
-            write_trained_cases(best, self.fold, self.trained_on)
+            write_trained_cases(best, self.fold, self.trained_on, self._before)
 
     def _score_of_published(self) -> float | None:
         """Mean Dice of the weights in the bundle on this run's validation cases; None if there are none that fit."""

@@ -33,13 +33,16 @@ class TrainedCases:
         return sum(_hash_of(case) in self.hashes for case in cases)
 
 
-def write_trained_cases(weights: Path, fold: int, cases: Iterable[Mapping[str, Any]]) -> Path:
+def write_trained_cases(
+    weights: Path, fold: int, cases: Iterable[Mapping[str, Any]], before: TrainedCases | None = None
+) -> Path:
     """Note beside weights what they were trained on.
 
     Args:
         weights: their file, which the note belongs to: it holds its hash, too.
         fold: that they were validated on.
         cases: that they were trained on, with an ``"image"`` path each, from which the name is taken.
+        before: what is known of the weights that their training started from.
 
     Returns:
         The note, ``model.json`` for ``model.pt``.
@@ -47,7 +50,7 @@ def write_trained_cases(weights: Path, fold: int, cases: Iterable[Mapping[str, A
     content = {
         "weights": _short(weights.read_bytes()),
         "fold": fold,
-        "trained_on": sorted({_hash_of(case) for case in cases}),
+        "trained_on": sorted({_hash_of(case) for case in cases} | (before.hashes if before else frozenset())),
     }
     write_text(_note(weights), json.dumps(content, indent=1) + "\n")
     return _note(weights)

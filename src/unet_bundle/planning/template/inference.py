@@ -67,6 +67,7 @@ def inference_config(plan: Model) -> Config:
         **grid(plan),
         **dicom,
         **results(plan),
+        # What a MONAI Label client offers to set; the server writes what is chosen over these values.
         "displayable_configs": {"overlap": "@overlap", "sw_batch_size": "@sw_batch_size"},
         "network_def": network(plan),
         "network": "$@network_def.to(@device)",
@@ -91,7 +92,7 @@ def inference_config(plan: Model) -> Config:
         },
         "inferer": {
             "_target_": "unet_bundle.inferers.ScanInferer",
-            **windows(plan, "@overlap"),
+            **windows(plan, "@displayable_configs::overlap", "@displayable_configs::sw_batch_size"),
             **_output(plan),
             "precision": "@precision",
             "runtime": "@runtime",

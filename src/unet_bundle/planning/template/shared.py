@@ -167,17 +167,18 @@ def by_region(plan: Model) -> Config:
     return {} if plan.regions is None else {"regions": "@regions"}
 
 
-def windows(plan: Model, overlap: str) -> Config:
+def windows(plan: Model, overlap: str, sw_batch_size: str = "@sw_batch_size") -> Config:
     """Windows of the patch's size over the scan or each of its slices, weighted towards their middles.
 
     Args:
         plan: the plan.
         overlap: reference to the windows' overlap.
+        sw_batch_size: reference to how many are run at once.
     """
     return {
         **({} if plan.slice_axis is None else {"spatial_dim": plan.slice_axis}),
         "roi_size": "@patch_size",
-        "sw_batch_size": "@sw_batch_size",
+        "sw_batch_size": sw_batch_size,
         "overlap": overlap,
         "mode": "gaussian",
         "padding_mode": "constant",
@@ -201,6 +202,8 @@ SPLITS = "configs/splits.json"
 OTHER_PROCESS = "$torch.distributed.is_initialized() and torch.distributed.get_rank() > 0"
 """True in all processes but the one that writes files."""
 DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
+ON_CUDA = "$torch.device(@device).type == 'cuda'"
+"""The device may be a name: so hosts and command lines give it."""
 
 
 def stated_files(plan: Model) -> Config:

@@ -1,0 +1,81 @@
+"""Labels as annotators store them: which can be trained on, and which of them are kept back for validation."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unet_bundle.errors import InputError
+from unet_bundle.io import LoadImaged, case_name
+
+logger = logging.getLogger(__name__)
+
+Case = Mapping[str, str]
+"""``image`` and ``label``, paths."""
+
+
+def unknown_values(label: str | Path, known: Iterable[int]) -> list[int]:
+    """Values of a label map that the bundle has no class for.
+
+    Args:
+        label: its file.
+        known: values of the bundle's classes, with the background.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    labels = LoadImaged(keys="label")({"label": str(label)})["label"].numpy()
+    return sorted(int(value) for value in set(np.unique(labels).tolist()) - set(known))
+
+
+def usable_cases(cases: Sequence[Case], known: Iterable[int]) -> tuple[list[Case], dict[str, str]]:
+    """Cases that can be trained on, and why the others cannot, by name.
+
+    A label map with a class that the bundle does not know is left out as a whole: to take the class for background
+    would teach the network that it is not there.
+    """
+    known = set(known)
+    usable: list[Case] = []
+    left_out: dict[str, str] = {}
+    for case in cases:
+        name = case_name(case["image"])
+        try:
+            values = unknown_values(case["label"], known)
+        except InputError as error:
+            left_out[name] = str(error)
+            continue
+        if values:
+            left_out[name] = f"its label map has {_listed(values)}, which the bundle has no class for"
+        else:
+            usable.append(case)
+    return usable, left_out
+
+
+def split_cases(cases: Sequence[Case], share: float) -> tuple[list[Case], list[Case]]:
+    """Training and validation cases, by a hash of their names.
+
+    However many labels come, a case that was trained on is never validated on later, so that each model's score can be
+    compared with that of the one before it.
+
+    Args:
+        cases: all that can be used.
+        share: of validation cases, 0 to 1. With two cases or more there is at least one, unless it is 0.
+    """
+    ordered = sorted(cases, key=_place)
+    count = sum(_place(case) < share for case in ordered)
+    if share > 0 and len(ordered) > 1:
+        count = min(max(count, 1), len(ordered) - 1)
+    return ordered[count:], ordered[:count]
+
+
+def _place(case: Case) -> float:
+    """Of a case between 0 and 1, the same for ever."""
+    return int(hashlib.sha256(case_name(case["image"]).encode()).hexdigest()[:12], 16) / 16**12
+
+
+def _listed(values: Sequence[int]) -> str:
+    return f"value{'' if len(values) == 1 else 's'} {', '.join(map(str, values))}"

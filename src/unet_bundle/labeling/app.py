@@ -1,0 +1,111 @@
+"""The app that a MONAI Label server runs for one bundle; see `launch` for how it is started."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import monailabel.datastore.dicom
+import monailabel.endpoints.infer
+import requests
+from monailabel.datastore.local import LocalDatastore
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import DefaultLabelTag
+
+from unet_bundle.errors import InputError
+from unet_bundle.labeling.annotations import unknown_values
+from unet_bundle.labeling.dicom import DicomTools
+from unet_bundle.labeling.segmenting import ServedBundle
+from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, answering
+
+logger = logging.getLogger(__name__)
+
+
+class UnetBundleApp(MONAILabelApp):
+    """Segment, label, train and choose with one bundle.
+
+    Args:
+        app_dir: folder of the app.
+        studies: folder of scans, or root of a DICOMweb service.
+        conf: ``bundle``, its folder; ``train_every``, how many new labels start a training (0: none does).
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.bundle = ServedBundle(conf["bundle"])
+        self.model = self.bundle.folder.resolve().name
+        self.train_every = int(conf.get("train_every", "0"))
+        self.new_labels = 0
+        tools = DicomTools(self.bundle.folder)
+        # MONAI Label has no place to plug in how DICOM is read and written: its own functions let a series with gaps
+        # pass, and call the i-th segment that occurs by the i-th name.
+        for module in (monailabel.datastore.dicom, monailabel.endpoints.infer):
+            module.nifti_to_dicom_seg = answering(tools.nifti_to_dicom_seg)
+        monailabel.datastore.dicom.dicom_to_nifti = answering(tools.dicom_to_nifti)
+        metadata = self.bundle.metadata
+        super().__init__(
+            app_dir=app_dir, studies=studies, conf=conf, name=metadata.get("name", self.model),
+            description=metadata.get("description", ""), version=str(metadata.get("version", "")),
+            labels=list(self.bundle.labels),
+        )  # fmt: skip
+
+    def init_infers(self) -> dict[str, Any]:
+        """One model."""
+        return {self.model: Segment(self.bundle)}
+
+    def init_trainers(self) -> dict[str, Any]:
+        """Its training, and the way back."""
+        return {self.model: Train(self.bundle), f"{self.model}_back": GoBack(self.bundle)}
+
+    def init_strategies(self) -> dict[str, Any]:
+        """Ours first: clients offer it before MONAI Label's own."""
+        return {"spread": Spread(), **super().init_strategies()}
+
+    def init_scoring_methods(self) -> dict[str, Any]:
+        """One."""
+        return {"uncertainty": Uncertainty(self.bundle)}
+
+    def train(self, request: dict[str, Any]) -> Any:
+        """Train, then have the scans scored again if another model is served."""
+        before = self.bundle.stamp
+        result = super().train(request)
+        if self.bundle.stamp != before:
+            try:
+                self.async_scoring("uncertainty")
+            except requests.RequestException:  # this is another process than the server, and that is gone
+                logger.warning("The server does not answer: scans are not scored with the new model.")
+        return result
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """Say what is wrong with a label that was stored; start a training if it is time."""
+        answer: dict[str, Any] = {}
+        # Of the file that is here: a PACS would be asked for a series of this name.
+        uri = LocalDatastore.get_label_uri(self.datastore(), label_id, DefaultLabelTag.FINAL)
+        if not uri or not Path(uri).is_file():
+            return answer
+        try:
+            unknown = unknown_values(uri, self.bundle.values)
+        except InputError as error:
+            answer["warning"] = str(error)
+            unknown = []
+        if unknown:
+            answer["warning"] = (
+                f"value {', '.join(map(str, unknown))} of this label is no class of the model "
+                f"({', '.join(f'{value} {name}' for name, value in self.bundle.labels.items())}): it is stored, but "
+                "left out of training"
+            )
+        if "warning" in answer:
+            logger.warning("%s: %s", image_id, answer["warning"])
+        else:
+            self.new_labels += 1
+            if self.train_every and self.new_labels >= self.train_every:
+                self.new_labels = 0
+                self.async_training(self.model)
+        return answer
+
+    def init_batch_infer(self) -> Any:
+        """Also without a GPU."""
+        return SegmentMany()
+
+    def _download_dcmqi_tools(self) -> None:
+        """Nothing: DICOM SEG is written by ours, and a server does not fetch programs."""

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from unet_bundle.labeling.annotations import split_cases, unknown_values, usable_cases
+
+KNOWN = {0, 1, 2}
+
+
+def case(folder: Path, name: str, *values: int) -> dict[str, str]:
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels.flat[: len(values)] = values
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / f"{name}_label.nii.gz")
+    return {"image": str(folder / f"{name}.nii.gz"), "label": str(folder / f"{name}_label.nii.gz")}
+
+
+def test_a_class_that_the_bundle_does_not_know_is_named(tmp_path: Path):
+    assert unknown_values(case(tmp_path, "a", 1, 7, 9)["label"], KNOWN) == [7, 9]
+    assert unknown_values(case(tmp_path, "b", 2)["label"], KNOWN) == []
+
+
+def test_cases_that_cannot_be_trained_on_are_left_out_with_the_reason(tmp_path: Path):
+    damaged = case(tmp_path, "damaged", 1)
+    Path(damaged["label"]).write_bytes(b"nothing")
+    usable, left_out = usable_cases([case(tmp_path, "a", 1, 2), case(tmp_path, "b", 1, 5), damaged], KNOWN)
+    assert [each["image"] for each in usable] == [str(tmp_path / "a.nii.gz")]
+    assert left_out["b"] == "its label map has value 5, which the bundle has no class for"
+    assert "damaged_label.nii.gz" in left_out["damaged"]
+
+
+def names(cases: list) -> set[str]:
+    return {each["image"] for each in cases}
+
+
+def test_a_case_that_was_trained_on_is_never_kept_back_later():
+    every = [{"image": f"scan_{number:03d}.nii.gz", "label": ""} for number in range(60)]
+    trained: set[str] = set()
+    for count in range(5, 61, 5):
+        training, validation = split_cases(every[:count], 0.2)
+        assert len(training) + len(validation) == count
+        assert validation
+        assert not trained & names(validation)
+        trained |= names(training)
+    assert 6 <= len(validation) <= 18
+
+
+def test_one_label_is_trained_on_and_of_two_one_is_kept_back():
+    two = [{"image": "a.nii.gz", "label": ""}, {"image": "b.nii.gz", "label": ""}]
+    assert [len(part) for part in split_cases(two[:1], 0.2)] == [1, 0]
+    assert [len(part) for part in split_cases(two, 0.2)] == [1, 1]
+    assert [len(part) for part in split_cases(two, 0)] == [2, 0]
