@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,8 @@ class Predictor:
             self._parser[key] = value
         if device is not None:
             self._parser["device"] = torch.device(device)
-        self._config: dict[str, Any] = copy.deepcopy(self._parser.config)  # what is built leaves its traces in the parser's
+        # What is built leaves its traces in the parser's.
+        self._config = cast("dict[str, Any]", copy.deepcopy(self._parser.config))
         self.device: torch.device = torch.device(self._made("device"))
         self.network: torch.nn.Module = self._made("network")
         if not ("ensemble" in self._parser and self._made("ensemble")):  # an expression may come to nothing

@@ -102,6 +102,8 @@ def _evaluate(
     workflow = load_workflow(args.bundle, FILES, overrides, "infer")
     check_model(workflow)
     cases = len(workflow.parser.get_parsed_content("dataset::data"))
+    if "scored_weights" not in workflow.parser:
+        raise ConfigError("configs/evaluate.json does not say which weights it scores: plan the bundle again.")
     workflow.parser.get_parsed_content("scored_weights")  # refused before a folder is made
     if args.dry_run:
         say(f"{cases} cases; nothing was run.")
