@@ -289,3 +289,8 @@ def multi_gpu_evaluate_config() -> Config:
         "initialize": JOINED,
         "finalize": ["$torch.distributed.destroy_process_group()"],
     }
+
+
+def inference_trt_config() -> Config:
+    """``inference_trt.json``: laid over inference.json to run the engines that ``unet-bundle export`` made."""
+    return {"+config_files": ["inference_trt.json"], "runtime": "models/model_trt.ts"}
