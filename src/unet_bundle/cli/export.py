@@ -19,9 +19,9 @@ CARRIED = ("metadata.json", "inference.json")
 EPILOG = f"""\
 The file is put in its place only if at least 99.99 % of the voxels have the label PyTorch gives: of --check SCAN on the
 scan's own grid, else of an image that is made for it. The largest difference between logits is printed.
-It computes in float32 and knows the weights it was made of: after a new training it is refused until it is made again.
-torchscript carries metadata.json and inference.json, as `python -m monai.bundle ckpt_export` does; openvino has a second
-file, .bin, beside it; tensorrt needs a CUDA GPU and torch-tensorrt, and fits that kind of GPU alone.
+It knows the weights it was made of: after a new training it is refused until it is made again.
+torchscript carries metadata.json and inference.json, as `python -m monai.bundle ckpt_export` does; openvino has a
+second file, .bin, beside it; tensorrt needs a CUDA GPU and torch-tensorrt, and fits that kind of GPU alone.
 {OVERRIDES_HELP}
 
 examples:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         parity = compare(inferer, image.to(predictor.device), predictor.network, Exported(made))
         say(f"Compared with PyTorch on {name}: {parity}.")
         if not parity.passed:
-            raise CheckpointError(f"{output.name} is not written: its labels are not PyTorch's. Choose another runtime.")
+            raise CheckpointError(f"{output.name} is not written: its labels are not PyTorch's; try another runtime.")
         size = sum(each.stat().st_size for each in Path(folder).iterdir())
         for each in sorted(Path(folder).iterdir(), key=lambda each: each.name == output.name):
             each.replace(output.parent / each.name)

@@ -126,9 +126,9 @@ class Exported:
                 self._loaded[key] = _load(self.path, windows.device, dtype)
             loaded = self._loaded[key]
             self._check_weights(network, loaded.notes)
-        window = tuple(windows.shape[2:])
-        if window != loaded.notes.window:
-            raise ConfigError(f"{name} is for windows of {_by(loaded.notes.window)}, not {_by(window)}: export it again")
+        made_for, given = loaded.notes.window, tuple(windows.shape[2:])
+        if given != made_for:
+            raise ConfigError(f"{name} is for windows of {_by(made_for)}, not {_by(given)}: export it again")
         if not loaded.notes.one_at_a_time or len(windows) == 1:
             return loaded.run(windows)
         return torch.cat([loaded.run(each).clone() for each in windows.split(1)])

@@ -71,8 +71,8 @@ class ScanInferer(Inferer):
             slices are so thick that it resampled each by itself, scores are those of the nearest slice. None: scores
             are interpolated along all axes.
         precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``.
-        runtime: what runs the network: one of `RUNTIMES`, where ``"auto"`` measures once which is the fastest; or a file
-            that `unet-bundle export` wrote.
+        runtime: what runs the network: one of `RUNTIMES`, where ``"auto"`` measures once which is the fastest; or a
+            file that `unet-bundle export` wrote.
         ensemble: files of weights for the network, of folds; scores are the mean over them. Empty: the network's own.
         ensemble_folder: what these files, and that of `runtime`, are relative to.
         mirror_axes: the network's scores are the mean over mirrorings along these axes: 2 ** axes times the work.
