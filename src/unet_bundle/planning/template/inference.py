@@ -218,8 +218,8 @@ def results(plan: Model) -> Config:
 def evaluate_config(plan: Model) -> Config:
     """``evaluate.json``: laid over inference.json; scores a fold against the untouched label files.
 
-    It addresses nothing inside what it is laid over, since federated hosts lay it over train.json: there they find
-    train.json's own validation, beside entries that nothing uses.
+    It addresses nothing inside what it is laid over, since federated hosts and the model zoo lay it over train.json:
+    there they find train.json's own validation, beside entries that nothing uses.
     """
     return {
         "+config_files": ["evaluate.json"],
@@ -275,7 +275,7 @@ def evaluate_config(plan: Model) -> Config:
             *_cleaning(plan),
         ],
         "initialize": STARTED,
-        "run": ["$@evaluator.run()"],
+        "run": [{"_target_": "unet_bundle.evaluation.run_evaluator"}],
     }
 
 
