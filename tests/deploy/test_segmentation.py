@@ -43,9 +43,7 @@ def test_every_series_that_fits_gets_a_seg_that_refers_to_it(
     assert "PatientName" not in caplog.text
 
 
-def test_a_refused_series_is_said_when_the_others_are_done(
-    bundle: Path, synthetic: ModuleType, tmp_path: Path
-) -> None:
+def test_a_refused_series_is_said_when_the_others_are_done(bundle: Path, synthetic: ModuleType, tmp_path: Path) -> None:
     synthetic.write_series(tmp_path / "study" / "b", modality="MR", series=2, **SIZE)
     synthetic.write_series(tmp_path / "study" / "c", modality="MR", series=3, lean=(0.0, 0.3), **SIZE)
     work = find_series(bundle, tmp_path / "study")

@@ -86,9 +86,7 @@ def parts(data: Path) -> tuple[list[Any], list[Any]]:
     return split_cases(find_cases(data), 0, folds=5, subject_key=None, seed=0)
 
 
-def test_two_rounds_of_two_clients_with_different_cases(
-    tiny_files: dict[str, str], data: Path, tmp_path: Path
-) -> None:
+def test_two_rounds_of_two_clients_with_different_cases(tiny_files: dict[str, str], data: Path, tmp_path: Path) -> None:
     training, held_back = parts(data)
     clients = [client(tmp_path, tiny_files, data, f"hospital_{i}", training[i::2], held_back) for i in range(2)]
     weights = start(tmp_path / "hospital_0")
@@ -103,9 +101,7 @@ def test_two_rounds_of_two_clients_with_different_cases(
         each.finalize()
 
 
-def test_two_clients_reach_the_dice_of_central_training(
-    tiny_files: dict[str, str], data: Path, tmp_path: Path
-) -> None:
+def test_two_clients_reach_the_dice_of_central_training(tiny_files: dict[str, str], data: Path, tmp_path: Path) -> None:
     rounds = 12
     training, held_back = parts(data)
     clients = [client(tmp_path, tiny_files, data, f"hospital_{i}", training[i::2], held_back) for i in range(2)]
