@@ -4,6 +4,7 @@ python scripts/parity_runtimes.py bundle DATASET/imagesTr/hippocampus_001.nii.gz
 """
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -32,8 +33,9 @@ def seconds_of(predictor: Predictor, scan: Path, repeats: int) -> tuple[float, f
 def row(to: str, predictor: Predictor, bundle: Path, scan: Path, repeats: int) -> tuple[str, ...]:
     """A line of the table."""
     inferer: Any = predictor.inferer
-    in_channels = next(predictor.network.parameters()).shape[1]
-    source = Source(predictor.network, in_channels, tuple(inferer.settings.roi_size))
+    config = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
+    window = tuple(inferer.settings.roi_size)
+    source = Source(predictor.network, config["network_def"]["in_channels"], window)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, Path(DEFAULT_FILES[to]).name)
         try:

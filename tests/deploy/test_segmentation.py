@@ -47,7 +47,7 @@ def test_a_refused_series_is_said_when_the_others_are_done(bundle: Path, synthet
     synthetic.write_series(tmp_path / "study" / "b", modality="MR", series=2, **SIZE)
     synthetic.write_series(tmp_path / "study" / "c", modality="MR", series=3, lean=(0.0, 0.3), **SIZE)
     work = find_series(bundle, tmp_path / "study")
-    with pytest.raises(InputError, match="^1 series refused, 1 segmented: .*gantry tilt"):
+    with pytest.raises(InputError, match=r"^1 series refused, 1 segmented: .*gantry tilt"):
         segment_all(Predictor(bundle), work, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*_seg.dcm"))) == 1
 

@@ -54,10 +54,8 @@ def test_what_would_be_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     sent = calls["upload_folder"]["files"]
     assert {"README.md", "LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt"} <= set(sent)
     assert not [name for name in sent if name.startswith(("runs/", "eval/")) or "__pycache__" in name]
-    assert [arguments["tag"] for name, arguments in Offline.calls if name == "create_tag"] == [
-        "0.1.0",
-        "latest_version",
-    ]
+    tags = [arguments["tag"] for name, arguments in Offline.calls if name == "create_tag"]
+    assert tags == ["0.1.0", "latest_version"]
 
     card = hub.ModelCard.load(bundle / "README.md")
     assert card.data.license == "apache-2.0"

@@ -29,9 +29,8 @@ CASES = 10
 @pytest.fixture
 def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the shipped bundle at models/NAME, as the zoo has it, and the current folder."""
-    shutil.copytree(
-        SHIPPED, tmp_path / "models" / NAME, ignore=shutil.ignore_patterns("runs", "eval", "*.ts", "*.onnx")
-    )
+    left_out = shutil.ignore_patterns("runs", "eval", "*.ts", "*.onnx")
+    shutil.copytree(SHIPPED, tmp_path / "models" / NAME, ignore=left_out)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "models" / NAME
 

@@ -1,7 +1,7 @@
 """The app: ``python -m unet_bundle.deploy.app -i STUDY -o OUTPUT -m BUNDLE``, or packaged by ``monai-deploy package``.
 
-Two operators. The stock ones for DICOM are not used: they guess the geometry (spacing of a series with missing slices, a
-tilted gantry), and their writer knows no coded terms of a bundle. The bundle is a folder; the device is the one of its
+Two operators. The stock ones for DICOM are not used: they take a series with missing slices or a tilted gantry for a
+regular one, and their writer knows no coded terms of a bundle. The bundle is a folder; the device is the one of its
 inference.json: CUDA where it is, else the CPU.
 """
 

@@ -84,7 +84,7 @@ def segment_all(predictor: Predictor, work: Work, output: Path) -> list[Path]:
         try:
             made.append(segment_series(predictor, item, output))
             logger.info("segmented: series %s", item["series"])
-        except InputError as error:
+        except InputError as error:  # noqa: PERF203  (seconds of network a turn)
             refused.append(str(error))
     for reason in refused:
         logger.warning("refused: %s", reason)

@@ -30,8 +30,8 @@ class LearningRate:
     """Linear warm-up, then down to zero, by a half cosine or by the power 0.9 of what is left; or no way down.
 
     The cosine: Loshchilov and Hutter 2017, arXiv 1608.03983. The power ("poly"): Chen et al. 2017, arXiv 1606.00915,
-    and nnU-Net, which has no warm-up. ``"constant"`` is for hosts that lengthen the training round by round, as federated
-    ones do: at the end of each round the others would be at zero.
+    and nnU-Net, which has no warm-up. ``"constant"`` is for hosts that lengthen the training round by round, as
+    federated ones do: at the end of each round the others would be at zero.
 
     Stateless: the rate is a function of the iteration and of the length of training, so it follows whoever sets
     ``max_epochs`` (a time budget, a MONAI Label server) and needs nothing stored to resume.
