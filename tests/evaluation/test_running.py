@@ -33,9 +33,11 @@ def test_over_train_json_the_weights_are_loaded(tiny_bundle: Path, phantom_data:
 
 def test_missing_weights_are_refused(tiny_bundle: Path, phantom_data: Path) -> None:
     shutil.rmtree(tiny_bundle / "models")
-    with pytest.raises(Exception, match="missing") as caught:
+    with pytest.raises(RuntimeError) as caught:
         over_training(tiny_bundle, phantom_data).run()
-    assert isinstance(our_error(caught.value), CheckpointError)
+    error = our_error(caught.value)
+    assert isinstance(error, CheckpointError)
+    assert "models/model.pt is missing" in str(error)
 
 
 def test_without_a_workflow_there_is_nothing_to_run() -> None:

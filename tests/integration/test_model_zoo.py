@@ -103,16 +103,14 @@ def test_training_and_then_evaluation_laid_over_it(zoo: Path, random_data: Path)
     small = {"dataset_dir": str(random_data), "patch_size": [16, 16, 16]}
     short = {"max_epochs": 1, "iterations_per_epoch": 1, "val_interval": 1, "num_workers": 0}
     assert set(short) <= set(own)
-    before = (zoo / "models" / "model.pt").read_bytes()
     run_to_its_end(workflow(zoo, "train", ["train.json"], **small, **short))
     assert (zoo / "runs" / "fold_0" / "last.pt").is_file()
-    assert (zoo / "models" / "model.pt").read_bytes() == before, "a step on noise is no better model"
 
     evaluation = workflow(zoo, "train", ["train.json", "evaluate.json"], **small)
     run_to_its_end(evaluation)
     weights = torch.load(zoo / "models" / "model.pt", weights_only=True)
     network = evaluation.parser.get_parsed_content("network").state_dict()
-    assert all(torch.equal(network[name].cpu(), value.float()) for name, value in weights.items()), "the shipped ones"
+    assert all(torch.equal(network[name].cpu(), value.float()) for name, value in weights.items())
     metrics = evaluation.parser.get_parsed_content("validate::evaluator").state.metrics
     assert 0 <= metrics["val_mean_dice"] <= 1
 
