@@ -131,6 +131,7 @@ def test_value_of_another_kind_is_refused(check: Check, key: str, value: Any, ki
         ["train.json"],
         ["train.json", "multi_gpu_train.json"],
         ["inference.json"],
+        ["inference.json", "inference_trt.json"],
         ["inference.json", "evaluate.json"],
         ["inference.json", "evaluate.json", "multi_gpu_evaluate.json"],
         ["train.json", "evaluate.json"],  # as federated hosts lay them

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from monai.bundle import ConfigParser, ReferenceResolver
 from monai.data import MetaTensor
+from monai.inferers import Inferer
 from monai.transforms import Compose
 
 from unet_bundle import stages
@@ -74,7 +75,7 @@ class Predictor:
             weights = Path(self._made("checkpoint"))
             load_weights(self.network, load_checkpoint(weights), weights.name)
         self.network.eval()
-        self._inferer = self._made("inferer")
+        self.inferer: Inferer = self._made("inferer")
         self._steps = _steps(self._made("preprocessing"))
         after = _steps(self._made("postprocessing"))
         self._cleaning = [step for step in after if not isinstance(step, SaveImaged)]
@@ -136,20 +137,37 @@ class Predictor:
         with _plain_errors():
             return self._parser.get_parsed_content(name)
 
-    def _segmented(self, scan: Any, affine: Any, output_format: str = AUTO) -> dict[str, Any]:
+    def prepared(self, scan: Any, affine: Any = None) -> dict[str, Any]:
+        """A scan as the network sees it.
+
+        Args:
+            scan: see `__call__`.
+            affine: see `__call__`.
+
+        Returns:
+            With the image, shape [channels, *spatial], under ``"image"``; its metadata know the scan's grid.
+
+        Raises:
+            InputError: the scan is refused.
+        """
         steps = copy.deepcopy(self._steps)  # readers and transforms keep notes of what they did last
         if isinstance(scan, np.ndarray | torch.Tensor):
             item: dict[str, Any] = {"image": _with_grid(scan, affine)}
             steps = [step for step in steps if not isinstance(step, LoadImaged)]
         else:
             item = {"image": [str(part) for part in scan] if isinstance(scan, list | tuple) else str(scan)}
-        with _plain_errors(), stages.stage("preprocess"):
+        with _plain_errors():
             prepared: Any = Compose(steps)(item)
+        return dict(prepared)
+
+    def _segmented(self, scan: Any, affine: Any, output_format: str = AUTO) -> dict[str, Any]:
+        with stages.stage("preprocess"):
+            prepared: Any = self.prepared(scan, affine)
         meta = prepared["image"].meta
         if is_dicom(meta):
             check_sayable(source_series(meta, output_format), output_format)
         with torch.no_grad():
-            labels = self._inferer(prepared["image"][None].to(self.device), self.network)
+            labels = self.inferer(prepared["image"][None].to(self.device), self.network)
         prepared["pred"] = labels[0].cpu()
         with stages.stage("postprocess"):
             prepared = Compose(copy.deepcopy(self._cleaning))(prepared)

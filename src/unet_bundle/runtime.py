@@ -56,7 +56,7 @@ def start_run(config_files: Sequence[str]) -> None:
     """
     if under_monai_command_line():
         end_errors_in_one_line()
-    workflow = _running_workflow()
+    workflow = running_workflow()
     if workflow is None:
         return
     config = workflow.parser.config
@@ -207,7 +207,7 @@ def _parameters(found: Any) -> list[str] | None:
     return None
 
 
-def _running_workflow() -> Any:
+def running_workflow() -> Any:
     """The MONAI ``ConfigWorkflow`` that is initialising, found on the call stack; None if there is none."""
     from monai.bundle import ConfigWorkflow
 

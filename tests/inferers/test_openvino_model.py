@@ -8,8 +8,7 @@ from torch import nn
 
 pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install 'unet-bundle[openvino]'")
 
-from unet_bundle.inferers.backends import _openvino_core
-from unet_bundle.inferers.openvino_model import openvino_model, precise_input, with_precise_ends
+from unet_bundle.inferers.openvino_model import openvino_core, openvino_model, precise_input, with_precise_ends
 from unet_bundle.networks import UNet
 
 
@@ -27,7 +26,7 @@ def soft_tissue(*shape: int) -> torch.Tensor:
 
 
 def run(model: Any, windows: torch.Tensor, precision: str) -> torch.Tensor:
-    compiled = _openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
     return torch.from_numpy(compiled([windows.contiguous().numpy()])[0].copy())
 
 

@@ -25,6 +25,7 @@ RUNS = {
     "train": ["train.json"],
     "train by torchrun": ["train.json", "multi_gpu_train.json"],
     "inference": ["inference.json"],
+    "inference by TensorRT": ["inference.json", "inference_trt.json"],
     "evaluate": ["inference.json", "evaluate.json"],
     "evaluate by torchrun": ["inference.json", "evaluate.json", "multi_gpu_evaluate.json"],
 }

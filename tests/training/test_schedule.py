@@ -37,6 +37,12 @@ def test_the_poly_rate_is_nnunets():
     assert rate(1500, 1000) == 0, "a run that was shortened ends at zero"
 
 
+def test_the_constant_rate_stays_however_often_the_training_is_lengthened():
+    rate = LearningRate(optimizer(), peak=0.01, warmup_iterations=4, schedule="constant").rate
+    assert [rate(i, 40) for i in range(4)] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert {rate(i, total) for total in (40, 80, 400) for i in range(4, total)} == {0.01}
+
+
 @pytest.mark.parametrize("total", [1, 5, 9, 10, 40, 500, 1003])
 def test_the_rate_is_positive_never_above_the_peak_and_warms_up_for_a_tenth_at_most(total: int):
     rate = LearningRate(optimizer(), peak=0.1).rate
@@ -72,7 +78,7 @@ def test_a_peak_that_is_not_positive_is_refused(peak: float):
 
 
 def test_a_schedule_nobody_knows_is_refused():
-    with pytest.raises(ConfigError, match=r"^schedule must be one of cosine, poly, not 'step'\.$"):
+    with pytest.raises(ConfigError, match=r"^schedule must be one of cosine, poly, constant, not 'step'\.$"):
         LearningRate(optimizer(), 0.1, schedule="step")
     with pytest.raises(ConfigError, match=r"^warmup_iterations must be 0 or more, not -1\.$"):
         LearningRate(optimizer(), 0.1, warmup_iterations=-1)

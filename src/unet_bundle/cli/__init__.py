@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from unet_bundle import __version__
-from unet_bundle.cli import check, demo, evaluate, import_nnunet, inspect, label, plan, predict, report, train
+from unet_bundle.cli import check, demo, evaluate, export, import_nnunet, inspect, label, plan, predict, report, train
 from unet_bundle.cli.workflow import split_overrides
 from unet_bundle.errors import ConfigError
 from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, our_error
 
-VERBS = (check, plan, train, evaluate, report, predict, inspect, import_nnunet, label, demo)
+VERBS = (check, plan, train, evaluate, report, predict, export, inspect, import_nnunet, label, demo)
 
 DESCRIPTION = """\
 Point it at labelled scans and get back a standard MONAI bundle with a U-Net configured for them,
@@ -25,6 +25,7 @@ trained, scored on the scans' own grids, and ready for the MONAI CLI and MONAI L
   unet-bundle evaluate BUNDLE DATASET           score it on that one
   unet-bundle report BUNDLE                     its scores, pictures and curves on one page
   unet-bundle predict BUNDLE SCANS OUTPUT       segment new scans
+  unet-bundle export BUNDLE --to onnx           its network as a file for another runtime
   unet-bundle inspect SCANS                     what a DICOM study holds, and what would be read
   unet-bundle label --studies SCANS             serve a bundle to annotators (3D Slicer, OHIF, MITK)
   unet-bundle import-nnunet MODEL --output BUNDLE   make a bundle of a trained model of nnU-Net

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import functools
 import importlib.util
 import itertools
 import logging
-import threading
 import warnings
 from collections.abc import Callable, Mapping
 from types import FunctionType
@@ -156,41 +154,10 @@ def _onnxruntime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) 
     return lambda seen: torch.from_numpy(session.run(None, {"image": seen.contiguous().numpy()})[0])
 
 
-@functools.cache
-def _openvino_core() -> Any:
-    """One for the process, for good.
-
-    Each sets up a stack for signals and, when it goes, brings back the one before: of several that one may be gone, and
-    the next signal ends the process (seen with OpenVINO 2026.4).
-    """
-    import openvino
-
-    return openvino.Core()
-
-
 def _openvino(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    from unet_bundle.inferers.openvino_model import openvino_model, precise_input, with_precise_ends
+    from unet_bundle.inferers.openvino_model import openvino_model, openvino_run
 
-    model, split = openvino_model(network, windows), False
-    if dtype == torch.bfloat16:
-        model, split = with_precise_ends(model)
-    settings = {
-        "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = _openvino_core().compile_model(model, "CPU", settings)
-    requests = threading.local()  # a request is one thread's
-
-    def run(seen: torch.Tensor) -> torch.Tensor:
-        if not hasattr(requests, "own"):
-            requests.own = compiled.create_infer_request()
-        if split:
-            seen = precise_input(seen)
-        found = requests.own.infer([seen.contiguous().numpy()], share_inputs=True, share_outputs=True)
-        return torch.from_numpy(found[0])
-
-    return run
+    return openvino_run(openvino_model(network, windows), dtype)
 
 
 _PREPARED: Mapping[str, Callable[[nn.Module, torch.Tensor, torch.dtype], Run]] = {

@@ -7,7 +7,9 @@ rounded results are the scores that are compared. They are a small part of the w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,42 @@ def openvino_model(network: nn.Module, windows: torch.Tensor) -> openvino.Model:
     model = front_end.convert(front_end.load(decoder))
     model.reshape(list(windows.shape))
     return model
+
+
+@functools.cache
+def openvino_core() -> openvino.Core:
+    """One for the process, for good.
+
+    Each sets up a stack for signals and, when it goes, brings back the one before: of several that one may be gone, and
+    the next signal ends the process (seen with OpenVINO 2026.4).
+    """
+    return openvino.Core()
+
+
+def openvino_run(model: openvino.Model, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What gives a model's scores of windows, in memory that this thread's next run writes into.
+
+    Args:
+        model: for windows of one shape.
+        dtype: what to compute in; with bfloat16 the ends are precise, see `with_precise_ends`.
+    """
+    model, split = with_precise_ends(model) if dtype == torch.bfloat16 else (model, False)
+    settings = {
+        "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino_core().compile_model(model, "CPU", settings)
+    requests = threading.local()  # a request is one thread's
+
+    def run(windows: torch.Tensor) -> torch.Tensor:
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        seen = (precise_input(windows) if split else windows).contiguous()
+        found = requests.own.infer([seen.numpy()], share_inputs=True, share_outputs=True)
+        return torch.from_numpy(found[0])
+
+    return run
 
 
 def with_precise_ends(model: openvino.Model) -> tuple[openvino.Model, bool]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ from tqdm import tqdm
 from unet_bundle import stages
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.inferers.ensemble import Ensemble
+from unet_bundle.inferers.exported import runtime_of
 from unet_bundle.inferers.interpolation import ACTIVATIONS, SHARE_TYPES, Interpolation
 from unet_bundle.inferers.network_call import NetworkCall
 from unet_bundle.inferers.reduction import Reduction
-from unet_bundle.inferers.runtimes import Runtime
 from unet_bundle.inferers.scan_grid import ScanGrid, scan_grid
 from unet_bundle.inferers.scratch import check_folder
 from unet_bundle.inferers.slabs import Predict, SlabTooLargeError, fitting_strips, strips, walk
@@ -70,9 +71,10 @@ class ScanInferer(Inferer):
             slices are so thick that it resampled each by itself, scores are those of the nearest slice. None: scores
             are interpolated along all axes.
         precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``.
-        runtime: one of `RUNTIMES`: what runs the network. ``"auto"`` measures once which is the fastest.
+        runtime: what runs the network: one of `RUNTIMES`, where ``"auto"`` measures once which is the fastest; or a
+            file that `unet-bundle export` wrote.
         ensemble: files of weights for the network, of folds; scores are the mean over them. Empty: the network's own.
-        ensemble_folder: what these files are relative to.
+        ensemble_folder: what these files, and that of `runtime`, are relative to.
         mirror_axes: the network's scores are the mean over mirrorings along these axes: 2 ** axes times the work.
         channels_last: lay windows out with channels last in memory, which some devices prefer.
         remember_constant: run windows that hold nothing but one value (air) once.
@@ -134,7 +136,7 @@ class ScanInferer(Inferer):
         self.activation, self.probability_type, self.scratch_dir = activation, probability_type, scratch_dir
         self.sw_batch_size, self.progress = sw_batch_size, progress
         self.precision = check_precision(precision)
-        self.runtime = Runtime(runtime)
+        self.runtime = runtime_of(runtime, Path(ensemble_folder))
         self.members = Ensemble(ensemble, ensemble_folder)
         self.mirror_axes, self.channels_last, self.remember_constant = mirror_axes, channels_last, remember_constant
         memory_limit(memory, torch.device("cpu"))

@@ -177,6 +177,7 @@ def _commands(plan: Plan) -> str:
     on_data = "--bundle_root . --dataset_dir DATASET"
     evaluate = "\"['configs/inference.json','configs/evaluate.json']\""
     multi_gpu = "\"['configs/train.json','configs/multi_gpu_train.json']\""
+    trt = "\"['configs/inference.json','configs/inference_trt.json']\""
     export = "--net_id network_def --ckpt_file models/model.pt"
     cleaning = """\
 With `--choose_cleaning True` that also finds out whether dropping small objects or filling holes raises the Dice of a
@@ -212,6 +213,14 @@ Export to TorchScript and ONNX:
 
     python -m monai.bundle ckpt_export {export} --filepath models/model.ts {files}
     python -m monai.bundle onnx_export {export} --filepath models/model.onnx {files}
+
+Export to another runtime, compared with PyTorch on a scan, and segment by it (`--to` torchscript, torch-export, onnx,
+openvino or tensorrt; for TensorRT there is `configs/inference_trt.json`):
+
+    unet-bundle export . --to onnx --check SCAN
+    {run} configs/inference.json --bundle_root . --dataset_dir SCANS --output_dir OUT --runtime models/model.onnx
+    unet-bundle export . --to tensorrt --check SCAN
+    {run} {trt} --bundle_root . --dataset_dir SCANS --output_dir OUT
 
 Verify the metadata (the schema is downloaded unless the file is there) and the network's input and output:
 

@@ -22,15 +22,16 @@ MEASURED_ITERATIONS = 10
 CLOSING_SHARE = 0.02
 """Share of a time budget kept for what follows the last epoch: scoring and publishing the model."""
 
-SCHEDULES = ("cosine", "poly")
+SCHEDULES = ("cosine", "poly", "constant")
 POLY_POWER = 0.9
 
 
 class LearningRate:
-    """Linear warm-up, then down to zero, by a half cosine or by the power 0.9 of what is left.
+    """Linear warm-up, then down to zero, by a half cosine or by the power 0.9 of what is left; or no way down.
 
     The cosine: Loshchilov and Hutter 2017, arXiv 1608.03983. The power ("poly"): Chen et al. 2017, arXiv 1606.00915,
-    and nnU-Net, which has no warm-up.
+    and nnU-Net, which has no warm-up. ``"constant"`` is for hosts that lengthen the training round by round, as
+    federated ones do: at the end of each round the others would be at zero.
 
     Stateless: the rate is a function of the iteration and of the length of training, so it follows whoever sets
     ``max_epochs`` (a time budget, a MONAI Label server) and needs nothing stored to resume.
@@ -39,7 +40,7 @@ class LearningRate:
         optimizer: every parameter group gets the rate.
         peak: the rate after the warm-up.
         warmup_iterations: iterations until the peak, at most a tenth of all.
-        schedule: ``"cosine"`` or ``"poly"``.
+        schedule: one of `SCHEDULES`.
 
     Raises:
         ConfigError: a value makes no sense.
@@ -74,6 +75,8 @@ class LearningRate:
         warmup = min(self.warmup_iterations, total // 10)
         if iteration < warmup:
             return self.peak * (iteration + 1) / warmup
+        if self.schedule == "constant":
+            return self.peak
         progress = min((iteration - warmup) / max(total - warmup, 1), 1.0)
         if self.schedule == "poly":
             return self.peak * (1 - progress) ** POLY_POWER  # type: ignore[no-any-return]  # never complex: base >= 0

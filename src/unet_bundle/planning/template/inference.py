@@ -222,8 +222,8 @@ def results(plan: Model) -> Config:
 def evaluate_config(plan: Model) -> Config:
     """``evaluate.json``: laid over inference.json; scores a fold against the untouched label files.
 
-    It addresses nothing inside what it is laid over, since federated hosts lay it over train.json: there they find
-    train.json's own validation, beside entries that nothing uses.
+    It addresses nothing inside what it is laid over, since federated hosts and the model zoo lay it over train.json:
+    there they find train.json's own validation, beside entries that nothing uses.
     """
     return {
         "+config_files": ["evaluate.json"],
@@ -281,7 +281,7 @@ def evaluate_config(plan: Model) -> Config:
             *_cleaning(plan),
         ],
         "initialize": STARTED,
-        "run": ["$@evaluator.run()"],
+        "run": [{"_target_": "unet_bundle.evaluation.run_evaluator"}],
     }
 
 
@@ -295,3 +295,8 @@ def multi_gpu_evaluate_config() -> Config:
         "initialize": JOINED,
         "finalize": ["$torch.distributed.destroy_process_group()"],
     }
+
+
+def inference_trt_config() -> Config:
+    """``inference_trt.json``: laid over inference.json to run the engines that ``unet-bundle export`` made."""
+    return {"+config_files": ["inference_trt.json"], "runtime": "models/model_trt.ts"}
