@@ -42,7 +42,7 @@ def main() -> None:
         print(f"{site}, round {received.current_round}: Dice {scores['val_mean_dice']:.4f} before it")
         flare.send(
             flare.FLModel(
-                params={name: value.numpy() for name, value in client.get_weights().weights.items()},
+                params=dict(client.get_weights().weights),
                 params_type=flare.ParamsType.FULL,
                 metrics={"val_mean_dice": float(scores["val_mean_dice"])},
                 meta={"NUM_STEPS_CURRENT_ROUND": args.steps},
