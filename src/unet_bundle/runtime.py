@@ -176,10 +176,17 @@ def _arguments_of(target: Any) -> list[str] | None:
     module = _component_locator().get_component_module_name(target)
     if isinstance(module, list):
         module = module[0]
-    found: Any = getattr(importlib.import_module(module), target, None) if module else locate(target)
+    found: Any = getattr(importlib.import_module(module), target, None) if module else _located(target)
     if found is None:
         return None
     return _parameters(found)
+
+
+def _located(target: str) -> Any:
+    """What a dotted path names; pydoc's `locate` looks through all folders for a module of a class's name first."""
+    module, _, name = target.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    return locate(target) if found is None else found
 
 
 @functools.cache

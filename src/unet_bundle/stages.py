@@ -59,11 +59,16 @@ def end() -> None:
     _taken.followed = False
 
 
-def log() -> None:
-    """The end of a scan with one line, JSON behind the words: the seconds of each stage of this thread's scan."""
+def log(scans: int = 1) -> None:
+    """The end of a scan with one line, JSON behind the words: the seconds of each stage of this thread's scan.
+
+    Args:
+        scans: how many were done together.
+    """
     taken = _seconds()
     order = sorted(taken, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
-    logger.info("seconds a stage: %s", json.dumps({name: round(taken[name], 2) for name in order}))
+    together = f" of {scans} scans together" if scans > 1 else ""
+    logger.info("seconds a stage%s: %s", together, json.dumps({name: round(taken[name], 2) for name in order}))
     end()
 
 

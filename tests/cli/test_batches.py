@@ -8,11 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import Dataset
+from monai.data import Dataset, MetaTensor
 
 from unet_bundle.cli import main
 from unet_bundle.cli.batches import CaseBatches
-from unet_bundle.inferers import ScanInferer
+from unet_bundle.inferers import ScanInferer, SlabInferer
 
 SIDES = {"a": 8, "b": 8, "broken": 0, "c": 8, "d": 8, "e": 9, "f": 9, "large": 40, "g": 9}
 
@@ -47,6 +47,26 @@ def test_cases_that_are_small_and_alike_come_together_and_in_order() -> None:
     batches = [["a", "b"], ["(broken)"], ["c", "d"], ["e", "f"], ["large"], ["g"]]
     assert taken(data(sw_batch_size=3)) == batches
     assert taken(data(sw_batch_size=1)) == [[name] for batch in batches for name in batch]
+
+
+def test_cases_whose_scans_or_metadata_differ_are_not_run_together() -> None:
+    scans = [((8, 8), {}), ((8, 8), {}), ((9, 8), {}), ((9, 8), {"sform_code": 2}), ((9, 8), {"sform_code": 2})]
+
+    def prepared(item: dict[str, Any]) -> dict[str, Any]:
+        shape, notes = scans[int(item["image"])]
+        return {"image": MetaTensor(torch.zeros(1, 8, 8), meta={"spatial_shape": np.array(shape), **notes})}
+
+    batches = CaseBatches(Dataset([{"image": str(number)} for number in range(5)], prepared), ScanInferer((16, 16), 4))
+    sizes = []
+    while batches:
+        next(batches)
+        sizes.append(batches.names)
+    assert sizes == [["0", "1"], ["2"], ["3", "4"]]
+
+
+def test_other_inferers_see_one_case_at_a_time() -> None:
+    batches = CaseBatches(Dataset([{"image": "a"}, {"image": "b"}], reading), SlabInferer((16, 16), sw_batch_size=4))
+    assert taken(batches) == [["a"], ["b"]]
 
 
 def test_the_cases_of_a_broken_batch_come_one_by_one(caplog: pytest.LogCaptureFixture) -> None:

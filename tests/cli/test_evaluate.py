@@ -5,6 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from unet_bundle.cli import main
@@ -45,6 +47,27 @@ def test_a_broken_case_is_named_at_the_end_and_the_others_are_scored(
     main(["evaluate", str(bundle), str(data), "--part", "all", "--output-dir", str(output)])
     report = json.loads((output / "scores.json").read_text())
     assert (len(report["cases"]) == 6) == (not report["missing"]), "nothing of the run before stays"
+
+
+def test_cases_that_are_run_together_are_scored_once_though_one_of_them_is_refused(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        first, *others = sorted((data / part).iterdir())
+        for other in others:
+            shutil.copy(first, other)
+    wrong = sorted((data / "labelsTr").iterdir())[2]
+    image = nib.load(wrong)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[0, 0, 0] = 99
+    nib.save(nib.Nifti1Image(voxels, image.affine, image.header), wrong)
+    output = tmp_path / "eval"
+    words = ["evaluate", str(bundle), str(data), "--part", "all", "--output-dir", str(output), "--worst_cases", "2"]
+    assert main([*words, "--sw_batch_size", "6", "--patch_size", "[96,96,96]"]) == 1
+    assert "  refused: phantom_003: " in capsys.readouterr().out
+    report = json.loads((output / "scores.json").read_text())
+    assert list(report["missing"]) == ["phantom_003"]
+    assert sorted(report["cases"]) == [f"phantom_{number:03d}" for number in (1, 2, 4, 5, 6)]
 
 
 def test_no_case_that_can_be_scored_leaves_no_report(

@@ -240,6 +240,39 @@ def test_a_network_that_is_gone_is_let_go(name: str, graphs: list[Any]) -> None:
     assert alive() is None
 
 
+def test_torchscript_keeps_the_ends_of_a_network_precise() -> None:
+    torch.manual_seed(0)
+    network = UNet(2, 2, 5, channels=[8, 16, 32]).eval().requires_grad_(False)
+    windows = 1.7 + 0.05 * torch.randn(1, 2, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = network(windows)
+        scores = Runtime("torchscript")(network, windows, dtype=torch.bfloat16)
+    assert (scores - expected).abs().max() < 0.01 * expected.std()
+
+
+def test_after_too_much_for_the_memory_fewer_windows_are_not_filled_up_again(
+    network: UNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def short_of_memory(_name: str, _network: Any, _windows: torch.Tensor, _dtype: torch.dtype) -> Any:
+        def run(windows: torch.Tensor) -> torch.Tensor:
+            seen.append(len(windows))
+            if len(windows) > 2:
+                raise torch.OutOfMemoryError
+            return windows
+
+        return run
+
+    monkeypatch.setattr("unet_bundle.inferers.runtimes.prepare", short_of_memory)
+    run = Runtime("torchscript")
+    with pytest.raises(torch.OutOfMemoryError):
+        run(network, torch.zeros(4, 1, 8, 8, 8), dtype=torch.float32)
+    for count in (2, 1):
+        assert len(run(network, torch.zeros(count, 1, 8, 8, 8), dtype=torch.float32)) == count
+    assert seen == [4, 2, 2]
+
+
 def test_copies_begin_with_nothing_prepared(network: UNet) -> None:
     scan = torch.randn(1, 1, 16, 16, 16)
     inferer = ScanInferer((8, 8, 8), runtime="torchscript")

@@ -240,3 +240,9 @@ def test_in_bfloat16_the_ends_of_the_network_stay_precise() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             changed.append(float((network(image).argmax(1) != reference.argmax(1)).float().mean()))
     assert changed[0] < 0.5 * changed[1]
+
+
+def test_weights_that_are_not_float32_stay_what_they_are() -> None:
+    network = UNet(spatial_dims=2, in_channels=1, out_channels=2, channels=[4, 8]).eval().bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(torch.zeros(1, 1, 16, 16)).dtype == torch.bfloat16

@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from monai.data import Dataset, list_data_collate
+from monai.data import Dataset, MetaTensor, list_data_collate
 from monai.transforms import apply_transform
 
+from unet_bundle.inferers import ScanInferer
 from unet_bundle.io import case_name
 
 logger = logging.getLogger(__name__)
@@ -94,16 +96,22 @@ class CaseBatches:
 
     def _most(self, case: Any) -> int:
         """How many cases may be run together with this one."""
-        batch_size = getattr(self._inferer, "sw_batch_size", 1)
-        if self._singly or batch_size < 2 or not self._inferer.is_one_window(case["image"]):
+        if self._singly or not isinstance(self._inferer, ScanInferer) or self._inferer.sw_batch_size < 2:
             return 1
-        return int(batch_size)
+        return self._inferer.sw_batch_size if self._inferer.is_one_window(case["image"]) else 1
 
 
 def _alike(case: Any, other: Any) -> bool:
-    """Whether all voxels of two cases can be stacked."""
-    return bool(_shapes(case) == _shapes(other))
+    """Whether all voxels of two cases can be stacked, and their metadata say the same kinds of things."""
+    return bool(_kinds(case) == _kinds(other))
 
 
-def _shapes(case: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value.shape) for key, value in case.items() if isinstance(value, torch.Tensor)}
+def _kinds(case: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _kind(value) if isinstance(value, torch.Tensor) else None for key, value in case.items()}
+
+
+def _kind(value: torch.Tensor) -> tuple[Any, ...]:
+    """The shapes of an image and of its scan, and what its metadata hold: collating drops what not all have."""
+    meta = value.meta if isinstance(value, MetaTensor) else {}
+    scan = tuple(int(side) for side in np.ravel(meta.get("spatial_shape", ())))
+    return tuple(value.shape), scan, {str(key) for key in meta}

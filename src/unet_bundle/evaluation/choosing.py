@@ -155,7 +155,7 @@ class ChooseCleaning:
     def _keep(self, file: str, prediction: Any, label: Any, affine: Any) -> None:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="unet-bundle-")
-        self._kept[file] = Path(self._folder.name) / f"{len(self._kept)}.npz"
+        self._kept.setdefault(file, Path(self._folder.name) / f"{len(self._kept)}.npz")
         arrays = {"prediction": prediction, "label": label, "affine": affine, "num_classes": len(self.names) + 1}
         np.savez_compressed(self._kept[file], **arrays)
 

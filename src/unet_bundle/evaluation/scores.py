@@ -181,6 +181,8 @@ class SaveScores:
             label = item["label"]
             file = str(item["pred"].meta["filename_or_obj"])  # the scan's: label files may be named otherwise
             name = case_name(file)
+            if self._missing is not None and file in self._files:
+                continue  # scored before another case of its batch was refused
             grid, affine = _affine(item["pred"]), _affine(label)
             difference = grid_difference(item["pred"].shape[1:], grid, label.shape[1:], affine)
             if difference is not None:

@@ -136,8 +136,14 @@ def _torchscript(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) 
     # A weight that autocast has in its cache would be traced as another tensor than the network's.
     with autocast(windows.device, dtype, cache_enabled=False):
         traced = torch.jit.trace(network, windows, check_trace=False)
-    frozen: Run = torch.jit.freeze(traced)
-    return frozen
+    frozen = torch.jit.freeze(traced)
+
+    def run(seen: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(seen.device.type, enabled=False):  # the casts are in what was traced
+            scores: torch.Tensor = frozen(seen)
+            return scores
+
+    return run
 
 
 def _onnxruntime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:

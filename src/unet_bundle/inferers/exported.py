@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -105,7 +106,7 @@ class Exported:
             )
         self.path = path
         self._loaded: dict[Any, _Loaded] = {}
-        self._checked: dict[nn.Module, Any] = {}
+        self._checked: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -143,7 +144,7 @@ class Exported:
                 raise ConfigError(
                     f"{short_name(self.path)} was made of other weights than the bundle has now: export it again"
                 )
-            self._checked = {network: version}
+            self._checked[network] = version
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,18 @@ def _archive_notes(path: Path) -> Notes:
 
 def _torchscript(path: Path, device: torch.device, dtype: torch.dtype) -> _Loaded:
     notes = _archive_notes(path)
+    _check_float32(path, dtype)
     if notes.tensorrt:
         check_tensorrt(device)
-        if dtype != torch.float32:
-            raise ConfigError(f"{short_name(path)} computes in float32 only: set precision to that")
     module = torch.jit.load(path, map_location=device).eval()
     run: Run = module if notes.tensorrt else torch.jit.freeze(module)
     return _Loaded(notes, run)
+
+
+def _check_float32(path: Path, dtype: torch.dtype) -> None:
+    """Refuse others: what the network keeps in float32 amid them, an export does not."""
+    if dtype != torch.float32:
+        raise ConfigError(f"{short_name(path)} computes in float32 only: set precision to that")
 
 
 def check_tensorrt(device: torch.device) -> None:
@@ -209,7 +215,8 @@ def check_tensorrt(device: torch.device) -> None:
 
 
 def _torch_export(path: Path, device: torch.device, dtype: torch.dtype) -> _Loaded:
-    del device, dtype  # its operations heed the autocast they are called in
+    del device
+    _check_float32(path, dtype)
     return _Loaded(_archive_notes(path), torch.export.load(path).module())
 
 

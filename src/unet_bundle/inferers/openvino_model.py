@@ -42,13 +42,21 @@ def openvino_model(network: nn.Module, windows: torch.Tensor) -> openvino.Model:
     return model
 
 
-@functools.cache
+_core_lock = threading.Lock()
+
+
 def openvino_core() -> openvino.Core:
     """One for the process, for good.
 
     Each sets up a stack for signals and, when it goes, brings back the one before: of several that one may be gone, and
     the next signal ends the process (seen with OpenVINO 2026.4).
     """
+    with _core_lock:
+        return _core()
+
+
+@functools.cache
+def _core() -> openvino.Core:
     return openvino.Core()
 
 
@@ -79,10 +87,11 @@ def openvino_run(model: openvino.Model, dtype: torch.dtype) -> Callable[[torch.T
 
 
 def with_precise_ends(model: openvino.Model) -> tuple[openvino.Model, bool]:
-    """The model, to be run in bfloat16, with its last convolutions in float32 and a first one that is as good.
+    """The model for bfloat16, with its last convolutions in float32 and a first one that only rounds its sums.
 
     OpenVINO computes in float32 what stands behind the last convolution; a transposed one does not count as one there,
-    and with its kernel turned round it is the same. For the first, see `precise_input`.
+    and with its kernel turned round it is the same. The first one's voxels and weights are not rounded, see
+    `precise_input`; its result is, which counts where an image's mean is large beside its spread.
 
     Returns:
         The model, and whether it takes what `precise_input` makes of windows.

@@ -82,7 +82,12 @@ class Runtime:
                 prepared = made.keep(self._prepared(bare(network), windows, dtype), shape)
         if prepared.run is None:
             return first_output(network(windows))
-        return prepared.run(_filled(windows, int(prepared.windows)))[: len(windows)]
+        try:
+            return prepared.run(_filled(windows, int(prepared.windows)))[: len(windows)]
+        except torch.OutOfMemoryError:
+            with self._lock:
+                made.forget(shape)  # else fewer windows would be filled up to as many again
+            raise
 
     def _prepared(self, network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> _Prepared:
         if self.name != "auto":
@@ -114,6 +119,10 @@ class _Made:
         key = (shape, min(numbers))
         self.runs.move_to_end(key)
         return self.runs[key]
+
+    def forget(self, shape: Any) -> None:
+        for key in [key for key in self.runs if key[0] == shape]:
+            del self.runs[key]
 
     def keep(self, prepared: _Prepared, shape: Any) -> _Prepared:
         self.runs[shape, prepared.windows] = prepared

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from unet_bundle import stages
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.inferers.ensemble import Ensemble
-from unet_bundle.inferers.exported import runtime_of
+from unet_bundle.inferers.exported import Exported, runtime_of
 from unet_bundle.inferers.interpolation import ACTIVATIONS, SHARE_TYPES, Interpolation
 from unet_bundle.inferers.network_call import NetworkCall
 from unet_bundle.inferers.reduction import Reduction
@@ -138,6 +138,8 @@ class ScanInferer(Inferer):
         self.precision = check_precision(precision)
         self.runtime = runtime_of(runtime, Path(ensemble_folder))
         self.members = Ensemble(ensemble, ensemble_folder)
+        if self.members.files and isinstance(self.runtime, Exported):
+            raise ConfigError("an exported file holds one network: set runtime to a name, or ensemble to []")
         self.mirror_axes, self.channels_last, self.remember_constant = mirror_axes, channels_last, remember_constant
         memory_limit(memory, torch.device("cpu"))
 

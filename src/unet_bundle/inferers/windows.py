@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from torch.nn import functional
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.inferers.slabs import NNUNET, WINDOW_SPACINGS, Predict, Tiling, make_tiling
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,14 +140,14 @@ class _Ahead:
 
     def __call__(self, number: int, windows: torch.Tensor) -> torch.Tensor:
         """Scores [1, classes, *spatial] of the image of that number, which is `windows`."""
-        if number not in self.known:
+        while number not in self.known and self.batch_size > 1:
             try:
                 scores = self.predict(torch.stack(list(self.images[number : number + self.batch_size])))
-            except torch.OutOfMemoryError:
-                self.batch_size = 1
-                return self.predict(windows)
-            self.known = dict(enumerate(scores, start=number))
-        return self.known.pop(number)[None]
+                self.known = dict(enumerate(scores, start=number))
+            except torch.OutOfMemoryError:  # noqa: PERF203  (what failed is let go before the next try)
+                self.batch_size //= 2
+                logger.warning("the GPU's memory does not suffice: %d images at a time now", self.batch_size)
+        return self.known.pop(number)[None] if number in self.known else self.predict(windows)
 
 
 def device_of(given: Any, fallback: torch.device) -> torch.device:

@@ -12,6 +12,9 @@ from PIL import Image
 from unet_bundle.io.label_arrays import check_on_grid
 from unet_bundle.io.label_writer import LabelWriter
 
+COMPRESSION = 3
+"""Of 9: labels are small at any level, and higher ones take twice the time."""
+
 
 class PlaneWriter(LabelWriter):
     """Write a label map as a grey PNG that lies pixel for pixel over its picture.
@@ -26,4 +29,5 @@ class PlaneWriter(LabelWriter):
         check_on_grid(self.labels, meta, tuple(int(side) for side in meta["spatial_shape"]))
 
     def _save(self, path: Path) -> None:
-        Image.fromarray(np.ascontiguousarray(self.labels.T)).save(path, format="PNG")
+        plane = Image.fromarray(np.ascontiguousarray(self.labels.T))
+        plane.save(path, format="PNG", compress_level=COMPRESSION)

@@ -220,7 +220,7 @@ class UNet(nn.Module):
         if not torch.jit.is_scripting() and supervised:
             return [head(map_) for head, map_ in zip(self.heads, maps, strict=True)]
         if not torch.jit.is_scripting() and not self.training:
-            return precise_end(self.heads[0], x)
+            return precise_end(self.heads[0], x, next(self.heads.parameters()))
         return self.heads[0](x)  # type: ignore[no-any-return]
 
     def check_size(self, size: list[int], batch_size: int) -> None:

@@ -101,8 +101,9 @@ class StageTimes:
     def _prepared(self, _engine: Engine) -> None:
         stages.add("preprocess", time.perf_counter() - self._started - stages.seconds("read"))
 
-    def _log(self, _engine: Engine) -> None:
-        stages.log()
+    def _log(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        stages.log(len(output) if isinstance(output, list) else 1)
 
     def _fail(self, _engine: Engine) -> None:
         stages.end()
