@@ -56,7 +56,7 @@ def test_precision_takes_effect_in_evaluation_and_what_comes_out_is_float32(
 
     evaluator.run()
 
-    assert seen == {inside}
+    assert seen == {inside, torch.float32}, "the ends of the network stay float32"
     assert logits[0].dtype == torch.float32
     exact = network.eval()(patches[0]["image"][None])
     assert torch.equal(logits[0], exact) is (precision == "float32")
