@@ -346,8 +346,6 @@ def scale(bench: Bench, slices: list[int], small: bool) -> dict[str, Any]:
             source = bench.case.path("scale", f"scan_{number}.nii.gz")
             results.append(bench.row(name, source, f"{name}_{number}_slices"))
             figures |= {f"{name}_{number}_{key}": results[-1].get(key) for key in ("seconds", "peak_gb")}
-    many = bench.row(row, bench.case.path("scale", f"scan_{most}.nii.gz"), f"{row}_{most}_slices")
-    figures |= {f"{row}_{most}_{key}": many.get(key) for key in ("seconds", "peak_gb")}
     seconds, memory, reading = (
         [each.get(key, float("nan")) for each in rows[name]]
         for name, key in ((SCALED, "seconds"), (SCALED, "peak_gb"), ("read", "peak_gb"))
@@ -358,6 +356,8 @@ def scale(bench: Bench, slices: list[int], small: bool) -> dict[str, Any]:
     figures["scale_memory_beyond_reading"] = beyond[-1] / beyond[0]
     plot(bench.case.path("scale.png"), slices, seconds, memory, reading)
     say(f"plot: {bench.case.path('scale.png')}")
+    many = bench.row(row, bench.case.path("scale", f"scan_{most}.nii.gz"), f"{row}_{most}_slices")
+    figures |= {f"{row}_{most}_{key}": many.get(key) for key in ("seconds", "peak_gb")}
     return {name: round(value, 3) for name, value in figures.items() if value is not None}
 
 
