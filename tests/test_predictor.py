@@ -166,6 +166,13 @@ def test_voxels_without_a_grid_are_refused(predictor: Predictor) -> None:
         predictor(np.zeros((1, 30, 40, 30), np.float32))
 
 
+def test_voxels_that_are_no_numbers_are_refused(predictor: Predictor) -> None:
+    voxels = np.zeros((1, 30, 40, 30), np.float32)
+    voxels[0, 1, 2, 3] = np.nan
+    with pytest.raises(InputError, match="the array has 1 voxels that are NaN"):
+        predictor(voxels, np.eye(4))
+
+
 def test_a_path_that_leads_nowhere_is_named(predictor: Predictor, tmp_path: Path) -> None:
     for path in (tmp_path / "none", [tmp_path / "none"]):
         with pytest.raises(InputError, match=r"^none does not exist: check the path"):

@@ -19,6 +19,7 @@ from monai.transforms import Compose
 from unet_bundle import stages
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import LoadImaged, SaveImaged
+from unet_bundle.io.checks import check_values
 from unet_bundle.io.output_format import AUTO
 from unet_bundle.io.source_grid import check_sayable, is_dicom, source_series
 from unet_bundle.networks.checkpoint import load_checkpoint, load_weights
@@ -217,5 +218,6 @@ def _with_grid(voxels: Any, affine: Any) -> MetaTensor:
     grid = voxels.affine if affine is None else torch.as_tensor(affine, dtype=torch.float64)
     if tensor.ndim not in (3, 4):
         raise InputError(f"voxels have {tensor.ndim} axes: give [channels, *spatial]")
+    check_values(tensor.as_subclass(torch.Tensor).numpy(force=True), "the array")
     meta = {"original_affine": np.asarray(grid), "spatial_shape": np.asarray(tensor.shape[1:])}
     return MetaTensor(tensor.as_subclass(torch.Tensor), affine=grid, meta=meta)
