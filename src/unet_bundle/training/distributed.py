@@ -30,7 +30,16 @@ def start_processes() -> None:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    store, rank, world_size = next(iter(torch.distributed.rendezvous("env://")))
+    # After a restart torchrun may hand on the store of the processes that died: with their addresses in it, gloo waits
+    # for them, or is refused (seen with torch 2.13).
+    attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{world_size}"
+    torch.distributed.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=torch.distributed.PrefixStore(attempt, store),
+        rank=rank,
+        world_size=world_size,
+    )
     if not is_main_process():
         logging.getLogger().setLevel(logging.WARNING)  # once is enough for what all have to say
 
