@@ -166,6 +166,19 @@ def test_voxels_without_a_grid_are_refused(predictor: Predictor) -> None:
         predictor(np.zeros((1, 30, 40, 30), np.float32))
 
 
+@pytest.mark.parametrize(
+    ("affine", "reason"),
+    [
+        (np.diag([1000.0, 1, 1, 1]), "the array has a voxel size of 1000 x 1 x 1 mm"),
+        (np.zeros((4, 4)), "the array has an affine that is not a 4x4 matrix ending in 0 0 0 1"),
+        (np.eye(3), "the array has an affine that is not a 4x4 matrix ending in 0 0 0 1"),
+    ],
+)
+def test_an_affine_that_cannot_be_a_scans_is_refused(predictor: Predictor, affine: Any, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        predictor(np.random.RandomState(0).rand(1, 30, 40, 30).astype(np.float32), affine)
+
+
 def test_voxels_that_are_no_numbers_are_refused(predictor: Predictor) -> None:
     voxels = np.zeros((1, 30, 40, 30), np.float32)
     voxels[0, 1, 2, 3] = np.nan

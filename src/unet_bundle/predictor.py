@@ -18,6 +18,7 @@ from monai.transforms import Compose
 
 from unet_bundle import stages
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.geometry import check_affine
 from unet_bundle.io import LoadImaged, SaveImaged
 from unet_bundle.io.checks import check_values
 from unet_bundle.io.output_format import AUTO
@@ -218,6 +219,8 @@ def _with_grid(voxels: Any, affine: Any) -> MetaTensor:
     grid = voxels.affine if affine is None else torch.as_tensor(affine, dtype=torch.float64)
     if tensor.ndim not in (3, 4):
         raise InputError(f"voxels have {tensor.ndim} axes: give [channels, *spatial]")
+    if tensor.ndim == 4:
+        check_affine(torch.as_tensor(grid).numpy(force=True), "the array")
     check_values(tensor.as_subclass(torch.Tensor).numpy(force=True), "the array")
     meta = {"original_affine": np.asarray(grid), "spatial_shape": np.asarray(tensor.shape[1:])}
     return MetaTensor(tensor.as_subclass(torch.Tensor), affine=grid, meta=meta)
