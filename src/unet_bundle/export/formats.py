@@ -19,7 +19,7 @@ from torch import nn
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.inferers.exported import INPUT, NOTES, OUTPUT, Notes, check_tensorrt, weights_hash
-from unet_bundle.inferers.network_call import first_output
+from unet_bundle.inferers.network_call import FirstOutput
 from unet_bundle.networks.checkpoint import bare
 
 BATCH = 2
@@ -58,7 +58,7 @@ class Source:
 
     def plain(self) -> nn.Module:
         """The network with one output, as runtimes want it, apart from the bundle's own."""
-        return _FirstOutput(copy.deepcopy(bare(self.network))).eval().requires_grad_(False)
+        return FirstOutput(copy.deepcopy(bare(self.network))).eval().requires_grad_(False)
 
 
 def write(to: str, source: Source, path: Path) -> None:
@@ -85,15 +85,6 @@ def write(to: str, source: Source, path: Path) -> None:
         # Tracing warns of every branch that sizes decide, and PyTorch of TorchScript's age.
         warnings.simplefilter("ignore")
         _WRITERS[to](source, path)
-
-
-class _FirstOutput(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return first_output(self.network(image))
 
 
 @contextmanager

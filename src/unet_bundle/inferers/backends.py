@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.inferers.network_call import first_output
+from unet_bundle.inferers.network_call import FirstOutput
 from unet_bundle.networks import UNet
 from unet_bundle.precision import autocast
 from unet_bundle.runtime import our_error
@@ -58,7 +58,7 @@ def prepare(name: str, network: nn.Module, windows: torch.Tensor, dtype: torch.d
         with torch.no_grad(), torch.autocast(windows.device.type, enabled=False), warnings.catch_warnings():
             # Tracing warns of every branch that sizes decide, and PyTorch of TorchScript's age.
             warnings.simplefilter("ignore")
-            return _PREPARED[name](_FirstOutput(network).eval(), windows.contiguous(), dtype)
+            return _PREPARED[name](FirstOutput(network).eval(), windows.contiguous(), dtype)
     except torch.OutOfMemoryError:
         raise  # fewer windows may fit
     except Exception as error:  # each fails in ways of its own
@@ -89,17 +89,6 @@ def unfit(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
         names = " or ".join(str(each).removeprefix("torch.") for each in types)
         return f"computes in {names} only: set precision to that"
     return missing(name)
-
-
-class _FirstOutput(nn.Module):
-    """A network with one output, as runtimes want it."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        return first_output(self.network(windows))
 
 
 def _check_size(network: nn.Module, windows: torch.Tensor) -> None:
@@ -146,17 +135,21 @@ def _torchscript(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) 
     return run
 
 
-def _onnxruntime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
-    del dtype
+def onnx_session(model: str | bytes) -> Any:
+    """ONNX Runtime's session for a model, by its path or its content, on the CPU and as many threads as PyTorch has."""
     import onnxruntime
 
-    exported = torch.onnx.export(network, (windows,), dynamo=True, verbose=False, input_names=["image"])
-    assert exported is not None  # noqa: S101  (for the type checker)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    content = exported.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
+    del dtype
+    exported = torch.onnx.export(network, (windows,), dynamo=True, verbose=False, input_names=["image"])
+    assert exported is not None  # noqa: S101  (for the type checker)
+    session = onnx_session(exported.model_proto.SerializeToString())
     return lambda seen: torch.from_numpy(session.run(None, {"image": seen.contiguous().numpy()})[0])
 
 

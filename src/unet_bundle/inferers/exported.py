@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.inferers.backends import Run, unfit
+from unet_bundle.inferers.backends import Run, onnx_session, unfit
 from unet_bundle.inferers.runtimes import Runtime
 from unet_bundle.networks.checkpoint import bare, short_name, weights_version
 
@@ -222,12 +222,7 @@ def _torch_export(path: Path, device: torch.device, dtype: torch.dtype) -> _Load
 
 def _onnx(path: Path, device: torch.device, dtype: torch.dtype) -> _Loaded:
     _check_fit("onnxruntime", path, device, dtype)
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(str(path))
     notes = Notes.read(session.get_modelmeta().custom_metadata_map[NOTES])
     return _Loaded(notes, lambda seen: torch.from_numpy(session.run([OUTPUT], {INPUT: seen.contiguous().numpy()})[0]))
 

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
 from unet_bundle.precision import autocast
 
@@ -90,6 +91,18 @@ def first_output(output: Any) -> torch.Tensor:
     while not isinstance(output, torch.Tensor):
         output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
     return output
+
+
+class FirstOutput(nn.Module):
+    """A network with one output, as runtimes want it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """The scores."""
+        return first_output(self.network(windows))
 
 
 def _constant(window: torch.Tensor) -> tuple[float, ...] | None:

@@ -222,9 +222,7 @@ class ScanInferer(Inferer):
             return self._reduced(padded, grid, predict, effort), effort
         except SlabTooLargeError as error:
             number = fitting_strips(padded.tiling, error.classes, effort.limit, effort.batch_size)
-            logger.info(
-                "%d strips of the scan are done one after another: memory is for no more", number
-            )
+            logger.info("%d strips of the scan are done one after another: memory is for no more", number)
             return None, replace(effort, strips=number, limit=math.inf)
         except torch.OutOfMemoryError:
             if effort.batch_size > 1:
