@@ -1,6 +1,7 @@
 """Small cases are run together; what is broken among them is left behind alone."""
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from monai.data import Dataset, MetaTensor
 
+from unet_bundle import stages
 from unet_bundle.cli import main
 from unet_bundle.cli.batches import CaseBatches
 from unet_bundle.inferers import ScanInferer, SlabInferer
@@ -97,3 +99,38 @@ def test_a_result_that_cannot_be_written_leaves_the_others_of_its_batch_alone(
         name = path.name.replace(".nii.gz", "_seg.nii.gz")
         made, wanted = (np.asarray(nib.load(folder / name).dataobj) for folder in (together, alone))
         assert np.mean(made == wanted) > 0.9999
+
+
+def test_small_cases_are_read_while_others_run_and_no_case_is_read_after_a_large_one() -> None:
+    seen: list[str] = []
+
+    def noted(item: dict[str, Any]) -> dict[str, Any]:
+        seen.append(item["image"])
+        return {"image": torch.zeros(1, 40 if "large" in item["image"] else 8, 8)}
+
+    names = ["a", "b", "c", "d", "large", "large 2", "e"]
+    batches = CaseBatches(Dataset([{"image": name} for name in names], noted), ScanInferer((16, 16), sw_batch_size=2))
+    read = []
+    while batches:
+        next(batches)
+        if batches._ahead is not None:
+            batches._ahead.result()
+        read.append((batches.names, list(seen)))
+    assert read[0] == (["a", "b"], names[:4])
+    assert read[1] == (["c", "d"], names[:5])  # one large scan, and no second one beside it
+    assert read[2] == (["large"], names[:5])
+    assert seen == names
+
+
+def test_what_reading_ahead_took_counts_to_the_batch_that_was_read() -> None:
+    def slow(item: dict[str, Any]) -> dict[str, Any]:
+        with stages.stage("read"):
+            time.sleep(0.02)
+        return {"image": torch.zeros(1, 8, 8), "name": item["image"]}
+
+    batches = CaseBatches(Dataset([{"image": name} for name in "abcd"], slow), ScanInferer((16, 16), sw_batch_size=2))
+    for _ in range(2):
+        stages.begin()
+        next(batches)
+        assert stages.seconds("read") >= 0.04
+    stages.end()
