@@ -32,7 +32,9 @@ def command(bundle: Path, dataset: Path, settings: list[str]) -> list[str]:
 
 def train(line: list[str]) -> None:
     """Run a training to its end."""
-    subprocess.run(line, check=True, capture_output=True)  # noqa: S603  (the line above)
+    done = subprocess.run(line, check=False, capture_output=True, text=True)  # noqa: S603  (the line above)
+    if done.returncode:
+        sys.exit(f"the training failed:\n{done.stderr[-2000:]}")
 
 
 def kill(line: list[str], state: Path, longest: float, chance: random.Random) -> bool:
