@@ -102,7 +102,8 @@ def draw(args: argparse.Namespace, evaluated: dict[str, Path], results: dict[str
         found = plt.imread(work / "eval" / f"{name}_instances.png")
         merged = results[kind][-1]["cases"][name]["merged"]
         panels.append((f"{kind}: {merged:.0f} merged", coloured(np.rint(found * 65535).astype(int))))
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 5), layout="constrained")
+    height = 5 * panels[0][1].shape[0] / panels[0][1].shape[1] + 0.3
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), height), layout="constrained")
     for axis, (title, panel) in zip(axes, panels, strict=True):
         axis.imshow(panel, cmap="gray", interpolation="nearest")
         axis.set_title(title)

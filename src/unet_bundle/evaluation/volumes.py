@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 Row = tuple[str, str, str, str]
 
 FILE = "volumes.csv"
+VOXELS_AT_ONCE = 2**20
+"""That are counted: counting copies them to 64 bits."""
 
 
 class SaveVolumes:
@@ -130,7 +132,8 @@ def volumes(
         found = dict(zip(regions, (int(channel.count_nonzero()) for channel in prediction), strict=True))
     else:
         counts = np.zeros(max(labels.values(), default=0) + 1, np.int64)
-        for part in prediction[0].detach().as_subclass(torch.Tensor):  # slice by slice: bincount copies to 64 bits
+        plain = prediction[0].detach().as_subclass(torch.Tensor)
+        for part in plain.split(max(VOXELS_AT_ONCE // plain[0].numel(), 1)):
             counts += np.bincount(part.cpu().numpy().astype(np.int64).ravel(), minlength=len(counts))[: len(counts)]
         parts = {name: [value] for name, value in labels.items()} if regions is None else regions
         found = {name: int(sum(counts[value] for value in values)) for name, values in parts.items()}
