@@ -13,7 +13,7 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from types import TracebackType
@@ -36,8 +36,8 @@ TRACKING_KEYS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_
 """Top-level values that MONAI's experiment tracking adds to a config, asked for or not used by it."""
 AT_LEAST_ONE = frozenset({"max_epochs", "iterations_per_epoch", "val_interval", "batch_size", "sw_batch_size"})
 """Top-level numbers that stand for a count of something that has to happen."""
-OR_AUTO = frozenset({"resume"})
-"""Top-level values that may be true, false or ``"auto"``."""
+OR_AUTO: Mapping[str, Any] = {"resume": False, "compile": "auto", "channels_last": "auto"}
+"""Top-level values that may be true, false or ``"auto"``, in the configs that have them with this default."""
 IGNORED_TOP_LEVEL = frozenset({"_meta_"})
 
 PACKAGE = __name__.partition(".")[0]
@@ -133,9 +133,10 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
     if value is None or is_made:
         return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(own, bool):
+    or_auto = identifier in OR_AUTO and OR_AUTO[identifier] == own
+    if isinstance(own, bool) or or_auto:
         fits, kind = isinstance(value, bool) or value in (0, 1), "true or false"
-        if identifier in OR_AUTO:
+        if or_auto:
             fits, kind = fits or value == "auto", "true, false or auto"
     elif isinstance(own, int):
         fits, kind = is_number and value == int(value), "a whole number"

@@ -8,7 +8,7 @@ import torch
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
-from unet_bundle.training import check_mlflow, make_optimizer, mlflow_handler, prepare_network
+from unet_bundle.training import check_mlflow, compiles, make_optimizer, mlflow_handler, prepare_network
 
 
 def parameters() -> list[torch.nn.Parameter]:
@@ -44,11 +44,36 @@ def test_channels_last_is_a_matter_of_memory_only(axes):
     assert last.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_a_compiled_network_keeps_the_names_of_its_weights(make_network):
-    plain, compiled = make_network(), make_network()
-    prepare_network(compiled, compiled=True)
-    assert compiled.state_dict().keys() == plain.state_dict().keys()
-    assert compiled._compiled_call_impl is not None
+@pytest.mark.parametrize(
+    ("choice", "device", "iterations", "minutes", "wanted"),
+    [
+        (True, "cpu", 1, 0.1, True),
+        (False, "cpu", 10**6, None, False),
+        ("auto", "cpu", 500, None, True),
+        ("auto", "cpu", 500, 5, True),
+        ("auto", "cpu", 499, None, False),
+        ("auto", "cpu", 500, 4.9, False),
+        ("auto", "cuda", 10**6, None, False),
+    ],
+)
+def test_a_long_training_on_a_cpu_is_compiled_unasked(
+    choice: Any, device: str, iterations: int, minutes: float | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert compiles(choice, device, iterations, minutes) is wanted
+
+
+def test_without_a_compiler_a_training_is_not_compiled_unasked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def missing(_function: Any) -> Any:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    caplog.set_level("INFO", "unet_bundle")
+    assert not compiles("auto", "cpu", 10**6)
+    assert "The network is not compiled, since that fails here (RuntimeError)." in caplog.text
+    assert compiles(True, "cpu", 10**6)  # asked for: the training says what is missing
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------

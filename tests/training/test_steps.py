@@ -42,6 +42,25 @@ def test_precision_takes_effect_in_training_and_what_comes_out_is_float32(
     assert not torch.equal(weights(network), before)
 
 
+def test_a_compiled_step_trains_as_a_plain_one_and_leaves_evaluation_as_it_is(
+    patches, make_network, make_trainer, make_evaluator
+):
+    calls = []
+    trained = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        network = make_network()
+        step = TrainStep("float32", compiled=compiled)
+        make_trainer(network, patches[:2], step).run()
+        frames = torch._dynamo.utils.counters["frames"]["ok"]
+        make_evaluator(network, patches[:1], EvaluationStep()).run()
+        assert torch._dynamo.utils.counters["frames"]["ok"] == frames
+        calls.append(frames)
+        trained.append(weights(network))
+    assert calls[0] < calls[1]
+    torch.testing.assert_close(*trained, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize(("precision", "inside"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_precision_takes_effect_in_evaluation_and_what_comes_out_is_float32(
     precision, inside, patches, make_network, make_evaluator

@@ -12,7 +12,7 @@ from unet_bundle.training.ignore_loss import IgnoreDiceCELoss
 from unet_bundle.training.losses import WeightedDeepSupervisionLoss, WeightedDiceCELoss
 from unet_bundle.training.pretrained import Pretrained
 from unet_bundle.training.publishing import PublishModel, weights_to_score
-from unet_bundle.training.recipe import check_mlflow, make_optimizer, mlflow_handler, prepare_network
+from unet_bundle.training.recipe import check_mlflow, compiles, make_optimizer, mlflow_handler, prepare_network
 from unet_bundle.training.region_loss import RegionDiceBCELoss
 from unet_bundle.training.run_checkpoints import RunCheckpoints, goes_on
 from unet_bundle.training.schedule import LearningRate, TimeBudget
@@ -46,6 +46,7 @@ __all__ = [
     "case_shares",
     "check_mlflow",
     "collate",
+    "compiles",
     "goes_on",
     "local_device",
     "make_optimizer",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from unet_bundle.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 OPTIMIZERS = ("AdamW", "SGD")
 MOMENTUM = 0.99
 """Of SGD: that of the U-Net's paper and of nnU-Net."""
+LEAST_ITERATIONS, LEAST_MINUTES = 500, 5.0
+"""Of a training that is compiled unasked."""
 DATABASES = ("http://", "https://", "sqlite:///", "mysql", "postgresql", "mssql", "databricks")
 
 
@@ -42,20 +47,51 @@ def make_optimizer(
     return torch.optim.AdamW(params, lr, weight_decay=weight_decay)
 
 
-def prepare_network(network: nn.Module, compiled: bool = False, channels_last: bool = False) -> nn.Module:
-    """The network itself, set up for speed; names and values of its weights stay.
+def prepare_network(network: nn.Module, channels_last: bool = False) -> nn.Module:
+    """The network itself, laid out for speed; names and values of its weights stay.
 
     Args:
         network: 2D or 3D.
-        compiled: compile it by ``torch.compile`` when it first runs (minutes, and a C++ compiler on a CPU).
-        channels_last: lay the channels of a voxel beside each other in memory, which suits tensor cores.
+        channels_last: lay the channels of a voxel beside each other in memory, which suits compiled networks and tensor
+            cores.
     """
     if channels_last:
         axes = max((weight.dim() for weight in network.parameters()), default=0)
         network.to(memory_format=torch.channels_last_3d if axes == 5 else torch.channels_last)  # type: ignore[call-overload]
-    if compiled:
-        network.compile()  # in place: a wrapper would give the weights other names
     return network
+
+
+def compiles(
+    choice: bool | Literal["auto"], device: torch.device | str, iterations: int, minutes: float | None = None
+) -> bool:
+    """Whether the steps of a training are compiled by ``torch.compile``.
+
+    It takes half a minute and a C++ compiler, and then a third of the time of each step on a CPU (measured on networks
+    in 2D and 3D, in bfloat16 and float32).
+
+    Args:
+        choice: true or false; or ``"auto"``: on a CPU that can, if the training is long enough for it to pay. GPUs are
+            left as they are, since no figure was taken there.
+        device: that trains.
+        iterations: of the training, if no budget cuts it.
+        minutes: its budget, if there is one.
+    """
+    if choice != "auto":
+        return bool(choice)
+    if torch.device(device).type != "cpu" or iterations < LEAST_ITERATIONS:
+        return False
+    if minutes is not None and minutes < LEAST_MINUTES:
+        return False
+    try:
+        torch.compile(_twice)(torch.ones(2))
+    except Exception as error:  # noqa: BLE001  (whatever the compiler or its absence raises)
+        logger.info("The network is not compiled, since that fails here (%s).", type(error).__name__)
+        return False
+    return True
+
+
+def _twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
 
 
 def check_mlflow(uri: str | None) -> None:

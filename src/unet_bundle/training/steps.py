@@ -8,7 +8,7 @@ are not finite, and deep supervision.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class TrainStep:
             a warning.
         seed: torch's random numbers in a step (dropout) become a function of it, the iteration and the process, and
             not of what ran before; None leaves them.
+        compiled: compile the network by ``torch.compile`` when it first runs, for these steps alone: validation, whose
+            windows come in other numbers, runs it as it is.
 
     Raises:
         ConfigError: `precision` is unknown, or not for the device.
@@ -56,11 +58,14 @@ class TrainStep:
         max_gradient_norm: float | None = 12.0,
         max_bad_steps: int = 10,
         seed: int | None = None,
+        compiled: bool = False,
     ) -> None:
         self.precision = check_precision(precision)
         self.seed = seed
         self.max_gradient_norm = max_gradient_norm
         self.max_bad_steps = max_bad_steps
+        self.compiled = compiled
+        self._network: Callable[..., Any] | None = None
         self._bad_steps = 0
         self._scaler: torch.amp.GradScaler | None = None
         self._scaler_state: Mapping[str, Any] = {}
@@ -92,7 +97,7 @@ class TrainStep:
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
         with autocast(device, dtype):
-            outputs = engine.inferer(inputs, engine.network)
+            outputs = engine.inferer(inputs, self._network_of(engine))
         heads = outputs if isinstance(outputs, list | tuple) else [outputs]
         heads = [head.float() for head in heads]
         output: dict[str, Any] = {Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: heads[0].detach()}
@@ -108,6 +113,14 @@ class TrainStep:
         output[GRADIENT_NORM] = self._update(engine, loss.detach())
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output  # type: ignore[no-any-return]  # a handler may have replaced it
+
+    def _network_of(self, engine: SupervisedTrainer) -> Callable[..., Any]:
+        if not self.compiled:
+            return engine.network
+        if self._network is None:
+            logger.info("The network is compiled first, which takes half a minute or more.")
+            self._network = torch.compile(engine.network)
+        return self._network
 
     def _update(self, engine: SupervisedTrainer, loss: torch.Tensor) -> torch.Tensor:
         """Change the weights; returns the length of the gradients before they were scaled down."""

@@ -35,8 +35,7 @@ READY: list[Config] = [
     {
         "_target_": "unet_bundle.training.prepare_network",
         "network": "@network_def",
-        "compiled": "@compile",
-        "channels_last": "@channels_last",
+        "channels_last": "$@compiles if @channels_last == 'auto' else @channels_last",
     },
 ]
 
@@ -74,8 +73,8 @@ def train_config(plan: Plan) -> Config:
         "weight_decay": 0.01,
         "ema_decay": 0.0,
         "precision": "auto",
-        "compile": False,
-        "channels_last": False,
+        "compile": "auto",
+        "channels_last": "auto",
         "foreground_fraction": plan.foreground_fraction,
         **({"channel_dropout": plan.channel_dropout} if has_own_channels(plan) else {}),
         "elastic_prob": plan.elastic_prob,
@@ -94,6 +93,13 @@ def train_config(plan: Plan) -> Config:
         **grid(plan),
         "network_def": network(plan),
         "network": "$@network_def.to(@device)",
+        "compiles": {
+            "_target_": "unet_bundle.training.compiles",
+            "choice": "@compile",
+            "device": "@device",
+            "iterations": "$@max_epochs * @iterations_per_epoch",
+            "minutes": "@max_minutes",
+        },
         "optimizer": {
             "_target_": "unet_bundle.training.make_optimizer",
             "params": "$@network.parameters()",
@@ -151,7 +157,12 @@ def train_config(plan: Plan) -> Config:
             "inferer": {"_target_": "SimpleInferer"},
             "postprocessing": {"_target_": "Compose", "transforms": [_decision(plan)]},
             "key_metric": mean_dice(plan, "train"),
-            "step": {"_target_": "unet_bundle.training.TrainStep", "precision": "@precision", "seed": "@seed"},
+            "step": {
+                "_target_": "unet_bundle.training.TrainStep",
+                "precision": "@precision",
+                "seed": "@seed",
+                "compiled": "@compiles",
+            },
             "log": {
                 "_target_": "unet_bundle.training.TrainingLog",
                 "evaluator": "@validate::evaluator",
