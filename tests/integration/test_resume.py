@@ -44,7 +44,6 @@ def wait_for_epoch(process: "subprocess.Popen[str]", bundle: Path, epoch: int, s
 
 
 def torchrun(bundle: Path, data: Path, *more: str) -> list[str]:
-    # gloo now and then does not find its peers again at once, and torchrun tries once more.
     restarts = ["--max-restarts", "1"] if "--max-restarts" in more else []
     paths = str([str(bundle / "configs" / file) for file in FILES])
     return [

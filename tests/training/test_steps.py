@@ -50,11 +50,13 @@ def test_a_compiled_step_trains_as_a_plain_one_and_leaves_evaluation_as_it_is(
     for compiled in (False, True):
         torch._dynamo.reset()
         network = make_network()
+        names = network.state_dict().keys()
         step = TrainStep("float32", compiled=compiled)
         make_trainer(network, patches[:2], step).run()
         frames = torch._dynamo.utils.counters["frames"]["ok"]
         make_evaluator(network, patches[:1], EvaluationStep()).run()
         assert torch._dynamo.utils.counters["frames"]["ok"] == frames
+        assert network.state_dict().keys() == names
         calls.append(frames)
         trained.append(weights(network))
     assert calls[0] < calls[1]
