@@ -2,7 +2,8 @@
 
     python inference_rows.py ROW CASE.json INPUT OUTPUT
 
-The last line it prints is JSON: seconds from the files of the weights and the scan to that of the label map, libraries imported.
+The last line it prints is JSON: seconds from the files of the weights and the scan to that of the label map, with
+libraries imported.
 """
 
 from __future__ import annotations
