@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +22,12 @@ from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import check_affine
 from unet_bundle.io import LoadImaged, SaveImaged
 from unet_bundle.io.checks import check_values
+from unet_bundle.io.dicom.sources import holds_dicom
+from unet_bundle.io.layouts.names import images_in
 from unet_bundle.io.output_format import AUTO
 from unet_bundle.io.source_grid import check_sayable, is_dicom, source_series
 from unet_bundle.networks.checkpoint import load_checkpoint, load_weights
+from unet_bundle.precision import check_device
 from unet_bundle.runtime import our_error
 
 _MISSING = object()
@@ -41,7 +45,7 @@ class Predictor:
         overrides: values that replace those of inference.json, such as ``{"precision": "bfloat16"}``.
 
     Raises:
-        ConfigError: not a bundle, or an override that the config has no value for.
+        ConfigError: not a bundle, an override that the config has no value for, or a device that is not there.
         CheckpointError: the weights are missing, damaged, or of another network.
 
     Example:
@@ -68,10 +72,10 @@ class Predictor:
                 raise ConfigError(f"unknown key {key!r}: inference.json has no such value")
             self._parser[key] = value
         if device is not None:
-            self._parser["device"] = torch.device(device)
+            self._parser["device"] = check_device(device)
         # What is built leaves its traces in the parser's.
         self._config = cast("dict[str, Any]", copy.deepcopy(self._parser.config))
-        self.device: torch.device = torch.device(self._made("device"))
+        self.device: torch.device = check_device(self._made("device"))
         self.network: torch.nn.Module = self._made("network")
         if not ("ensemble" in self._parser and self._made("ensemble")):  # an expression may come to nothing
             weights = Path(self._made("checkpoint"))
@@ -157,6 +161,7 @@ class Predictor:
             item: dict[str, Any] = {"image": _with_grid(scan, affine)}
             steps = [step for step in steps if not isinstance(step, LoadImaged)]
         else:
+            _check_one(scan)
             item = {"image": [str(part) for part in scan] if isinstance(scan, list | tuple) else str(scan)}
         with _plain_errors():
             prepared: Any = Compose(steps)(item)
@@ -186,6 +191,18 @@ def _plain_errors() -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
+
+
+def _check_one(scan: Any) -> None:
+    """Refuse a folder of scans."""
+    if not isinstance(scan, str | PathLike) or not Path(scan).is_dir():
+        return
+    inside = images_in(Path(scan))
+    if not holds_dicom(scan, beside_scans=bool(inside)):
+        raise InputError(
+            f"a folder is given that holds no DICOM series but {len(inside) or 'no'} other scan"
+            f"{'' if len(inside) == 1 else 's'}: give the file of one scan; `unet-bundle predict` segments folders"
+        )
 
 
 def _steps(preprocessing: Any) -> list[Any]:

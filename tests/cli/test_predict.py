@@ -1,8 +1,10 @@
 """`unet-bundle predict`: a file, a folder, what is there already, and a broken scan among good ones."""
 
 import csv
+import gzip
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -154,3 +156,72 @@ def test_output_that_is_a_file(bundle: Path, scans: Path, tmp_path: Path, capsys
     (tmp_path / "out").write_text("x")
     assert main(["predict", str(bundle), str(scans), str(tmp_path / "out")]) == 2
     assert "out is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "train", "export"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(
+    verb: str, device: str, bundle: Path, phantom_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = {
+        "predict": [str(phantom_data), str(tmp_path / "out")],
+        "evaluate": [str(phantom_data), "--output-dir", str(tmp_path / "out")],
+        "train": [str(phantom_data)],
+        "export": ["--to", "torchscript", "--output", str(tmp_path / "out" / "model.ts")],
+    }
+    assert main([verb, str(bundle), *rest[verb], "--device", device]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.rstrip().splitlines()[-1].startswith(f"Error: device is '{device}'")
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_folder_holds_beside_scans_is_counted(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (scans / "DOE^JOHN").mkdir()
+    for name in ("doe.png", "doe.jpg", "doe.txt", ".hidden"):
+        (scans / name).touch()
+    (scans / "doe.nii.gz").symlink_to(scans / "nowhere")
+    line = ["predict", str(bundle), str(scans), str(tmp_path / "out"), "--dry-run"]
+    assert main(line) == 0
+    captured = capsys.readouterr()
+    assert "  left out: 1 broken link, 1 other file, 2 pictures, 1 subfolder\n" in captured.out
+    assert "doe" not in (captured.out + captured.err).lower()
+
+
+def test_two_scans_of_one_name_do_not_keep_the_others_from_being_segmented(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = names(scans)
+    (scans / "twice.nii").write_bytes(gzip.decompress((scans / good[0]).read_bytes()))
+    shutil.copy(scans / good[0], scans / "twice.nii.gz")
+    line = ["predict", str(bundle), str(scans), str(tmp_path / "out")]
+    for more in (["--dry-run"], []):
+        assert main([*line, *more]) == 1
+        text = capsys.readouterr().out
+        reason = "twice.nii and twice.nii.gz are both the case twice, one result would replace the other: rename one"
+        first, *_, last = text.splitlines()
+        assert first == f"refused: {reason}", "before anything is run"
+        assert last == f"  refused: {reason}"
+    assert "2 of 2 scans segmented" in text
+    assert names(tmp_path / "out") == [name.replace(".nii.gz", "_seg.nii.gz") for name in good]
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_weights_are_read_once_a_run(
+    ensemble: bool, bundle: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    read: list[str] = []
+    original = torch.load
+
+    def counted(file: Any, *args: Any, **options: Any) -> Any:
+        read.append(str(file))
+        return original(file, *args, **options)
+
+    monkeypatch.setattr(torch, "load", counted)
+    more = ["--ensemble", "[models/model.pt]"] if ensemble else []
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out"), *more]) == 0
+    assert read == [str(bundle / "models" / "model.pt")]

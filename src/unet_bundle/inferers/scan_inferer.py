@@ -168,9 +168,10 @@ class ScanInferer(Inferer):
         )
         images = _items(inputs)
         padded = [self._padded(image) for image in images]
+        grids = [self._grid(*each) for each in zip(images, padded, strict=True)]
         with torch.no_grad():
             predicts = one_window_each(padded, call, self.sw_batch_size)
-            done = [self._segment(*each) for each in zip(images, padded, predicts, strict=True)]
+            done = [self._segment(*each) for each in zip(images, padded, grids, predicts, strict=True)]
         stages.log_if_alone()
         return _batch(done)
 
@@ -185,7 +186,7 @@ class ScanInferer(Inferer):
             def network(windows: torch.Tensor) -> Any:
                 return plain(windows, *args, **kwargs)
 
-        return partial(self.runtime, network, dtype=dtype)
+        return partial(self.runtime, network, dtype=dtype, version=self.runtime.version(network))
 
     def _padded(self, image: torch.Tensor) -> PaddedImage:
         plain = image.as_subclass(torch.Tensor)
@@ -194,14 +195,17 @@ class ScanInferer(Inferer):
             raise InputError(f"mirror_axes names axis {max(self.mirror_axes)}, the image has {rank}: leave it out")
         return self.settings.over(plain)
 
-    def _segment(self, image: torch.Tensor, padded: PaddedImage, predict: Predict) -> torch.Tensor:
-        """The answer [1 or regions, *scan] for one image [channels, *spatial]."""
+    def _grid(self, image: torch.Tensor, padded: PaddedImage) -> ScanGrid:
         shape, affine, seen = _grids(image)
         grid = scan_grid(shape, affine, image.shape[1:], seen, padded.before, self.separate_slices)
-        grid = grid.ordered(padded.axes)
+        return grid.ordered(padded.axes)
+
+    def _segment(self, image: torch.Tensor, padded: PaddedImage, grid: ScanGrid, predict: Predict) -> torch.Tensor:
+        """The answer [1 or regions, *scan] for one image [channels, *spatial]."""
         answer = self._walked(padded, grid, predict)
         if not isinstance(image, MetaTensor):
             return answer
+        _, affine, _ = _grids(image)
         meta = {key: value for key, value in image.meta.items() if key != "affine"}
         return MetaTensor(answer, affine=torch.as_tensor(affine, dtype=torch.float64), meta=meta)
 
