@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from unet_bundle.cli import main
+from unet_bundle.cli.study import find_work
 
 
 def names(folder: Path) -> list[str]:
@@ -225,3 +226,15 @@ def test_weights_are_read_once_a_run(
     more = ["--ensemble", "[models/model.pt]"] if ensemble else []
     assert main(["predict", str(bundle), str(scans), str(tmp_path / "out"), *more]) == 0
     assert read == [str(bundle / "models" / "model.pt")]
+
+
+@pytest.mark.parametrize("of_config", [True, False])
+def test_missing_channels_of_a_folder_are_as_the_bundle_or_the_command_line_says(
+    of_config: bool, tmp_path: Path
+) -> None:
+    for name in ("a_0000.nii", "a_0001.nii", "b_0000.nii"):
+        (tmp_path / name).touch()
+    zero = {"missing_channels": "zero"}
+    config = {"dataset": {"data": {"channels": 2}}, **(zero if of_config else {"missing_channels": "refuse"})}
+    assert len(find_work(tmp_path, config, {} if of_config else zero).items) == 2
+    assert len(find_work(tmp_path, config, {"missing_channels": "refuse"}).items) == 1
