@@ -151,6 +151,7 @@ def test_each_scan_has_one_line_of_its_seconds_whoever_calls_the_inferer(
     [
         ({"overrides": {"overlapp": 0.5}}, ConfigError, "unknown key 'overlapp'"),
         ({"overrides": {"overlap": 1.5}}, ConfigError, "overlap must be at least 0"),
+        ({"overrides": {"fill_holes": [3]}}, ConfigError, "fill_holes names the class 3, but the bundle's are"),
         ({"overrides": {"checkpoint": "missing.pt"}}, CheckpointError, "missing.pt"),
     ],
 )

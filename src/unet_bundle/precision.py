@@ -53,13 +53,13 @@ def check_device(device: torch.device | str | int) -> torch.device:
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"device is {device!r}: it must be {_devices()}.") from error
+        raise ConfigError(f"device is {device!r}, which PyTorch does not know: set it to {_devices()}.") from error
     if found.type == "cuda":
         is_there = torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count()
     else:
         is_there = found.type != "meta" and _holds_numbers(found)
     if not is_there:
-        raise ConfigError(f"device is {str(device)!r}, which PyTorch does not find here: it must be {_devices()}.")
+        raise ConfigError(f"device is {str(device)!r}, which is not here: set it to {_devices()}.")
     return found
 
 
@@ -68,7 +68,7 @@ def _devices() -> str:
     gpus = [f"'cuda:{index}'" for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
     if torch.backends.mps.is_available():
         gpus.append("'mps'")
-    return f"'cpu', {', '.join(gpus)}" if gpus else "'cpu': there is no GPU that PyTorch can use"
+    return f"'cpu' or {' or '.join(gpus)}" if gpus else "'cpu', there is no GPU that PyTorch can use"
 
 
 def _holds_numbers(device: torch.device) -> bool:

@@ -28,7 +28,7 @@ from unet_bundle.io.output_format import AUTO
 from unet_bundle.io.source_grid import check_sayable, is_dicom, source_series
 from unet_bundle.networks.checkpoint import load_checkpoint, load_weights
 from unet_bundle.precision import check_device
-from unet_bundle.runtime import our_error
+from unet_bundle.runtime import check_classes, our_error
 
 _MISSING = object()
 CONFIG = Path("configs", "inference.json")
@@ -73,6 +73,7 @@ class Predictor:
             self._parser[key] = value
         if device is not None:
             self._parser["device"] = check_device(device)
+        check_classes(self._parser.config)
         # What is built leaves its traces in the parser's.
         self._config = cast("dict[str, Any]", copy.deepcopy(self._parser.config))
         self.device: torch.device = check_device(self._made("device"))

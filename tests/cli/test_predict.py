@@ -238,3 +238,22 @@ def test_missing_channels_of_a_folder_are_as_the_bundle_or_the_command_line_says
     config = {"dataset": {"data": {"channels": 2}}, **(zero if of_config else {"missing_channels": "refuse"})}
     assert len(find_work(tmp_path, config, {} if of_config else zero).items) == 2
     assert len(find_work(tmp_path, config, {"missing_channels": "refuse"}).items) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ["--keep_largest", "[7]"],
+            "keep_largest names the class 7, but the bundle's are 1 (lobe), 2 (bean), 3 (vessel)",
+        ),
+        (["--smallest_object_ml", "{'0': 1}"], "smallest_object_ml names the class '0', but the bundle's are"),
+        (["--format", "rtstruct", "--overwrite"], "output_format 'rtstruct' is for DICOM series only"),
+    ],
+)
+def test_what_no_scan_can_be_given_is_refused_before_one_is_read(
+    more: list[str], said: str, bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out"), *more]) == 2
+    assert capsys.readouterr().err.rstrip().splitlines()[-1].startswith(f"Error: {said}")
+    assert not (tmp_path / "out").exists()

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output.resolve() == (args.input if args.input.is_dir() else args.input.parent).resolve():
         raise ConfigError(f"{args.output} holds the scans: label maps among them would be taken for scans next time.")
     work = find_work(args.input, settings.config, settings.overrides)
-    if not work.sources:
+    if not any("series" in item for item in work.items) and work.items:
         for reason in work.refused:  # before the others are run, and again at the end
             say(f"refused: {reason}")
     if work.items:
@@ -153,6 +153,8 @@ def _segment(args: argparse.Namespace, settings: _Settings, work: Work, source: 
     todo = [item for item in work.items if item not in done]
     refused = _unsayable(settings, todo, work)
     todo = [item for item in todo if item.get("series") not in refused]
+    for item in todo:
+        _stored(args, settings, item)  # a format that is not for this kind of scan is refused before the network runs
     workflow = _load(args, settings, todo)
     _check_makers(args, settings, there, workflow)
     _say_skipped(len(done), len(work.items))
