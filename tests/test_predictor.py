@@ -243,3 +243,22 @@ def test_a_sheared_scan_is_refused_before_the_network_runs(predictor: Predictor)
         predictor(np.random.RandomState(0).rand(1, 30, 40, 30).astype(np.float32), affine)
     hook.remove()
     assert not runs
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ((np.zeros((30, 40, 30)), np.eye(4)), r"voxels have 30 channels, the model needs 1: .* voxels\[None\]"),
+        ((np.zeros((1, 0, 3, 3)), np.eye(4)), r"voxels have the shape \(1, 0, 3, 3\): there are none"),
+        ((np.zeros((1, 9, 9, 9), np.complex64), np.eye(4)), "give real numbers"),
+        ((np.array([None]), np.eye(4)), "voxels are of type object: give real numbers"),
+        ((np.zeros((1, 9, 9, 9)), "RAS"), "affine is no matrix of numbers"),
+        (("scan.nii.gz", np.eye(4)), "affine goes with an array"),
+        ((nib.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)),), "a scan is a path, .* not Nifti1Image"),
+        (([],), "a scan is a path, a list of paths, or an array with its affine, not empty"),
+        ((None,), "a scan is a path, .* not NoneType"),
+    ],
+)
+def test_what_is_no_scan_is_refused_with_what_is(predictor: Predictor, given: tuple[Any, ...], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        predictor(*given)

@@ -159,10 +159,12 @@ class Predictor:
         """
         steps = copy.deepcopy(self._steps)  # readers and transforms keep notes of what they did last
         if isinstance(scan, np.ndarray | torch.Tensor):
-            item: dict[str, Any] = {"image": _with_grid(scan, affine)}
+            item: dict[str, Any] = {
+                "image": _with_grid(scan, affine, self._config.get("network_def", {}).get("in_channels"))
+            }
             steps = [step for step in steps if not isinstance(step, LoadImaged)]
         else:
-            _check_one(scan)
+            _check_one(scan, affine)
             item = {"image": [str(part) for part in scan] if isinstance(scan, list | tuple) else str(scan)}
         with _plain_errors():
             prepared: Any = Compose(steps)(item)
@@ -194,9 +196,17 @@ def _plain_errors() -> Iterator[None]:
         raise ours from error
 
 
-def _check_one(scan: Any) -> None:
-    """Refuse a folder of scans."""
-    if not isinstance(scan, str | PathLike) or not Path(scan).is_dir():
+def _check_one(scan: Any, affine: Any) -> None:
+    """Refuse what is no scan in files, and a folder of scans."""
+    files = scan if isinstance(scan, list | tuple) else [scan]
+    other = [type(each).__name__ for each in files if not isinstance(each, str | PathLike)]
+    if other or not files:
+        raise InputError(
+            f"a scan is a path, a list of paths, or an array with its affine, not {other[0] if other else 'empty'}"
+        )
+    if affine is not None:
+        raise InputError("affine goes with an array: a file states its own")
+    if isinstance(scan, list | tuple) or not Path(scan).is_dir():
         return
     inside = images_in(Path(scan))
     if not holds_dicom(scan, beside_scans=bool(inside)):
@@ -229,16 +239,40 @@ def _as_meta(value: Any) -> MetaTensor:
     return value
 
 
-def _with_grid(voxels: Any, affine: Any) -> MetaTensor:
-    """Voxels as `LoadImaged` would hand them on."""
-    tensor = torch.as_tensor(voxels, dtype=torch.float32)
+def _with_grid(voxels: Any, affine: Any, channels: int | None) -> MetaTensor:
+    """Voxels as `LoadImaged` would hand them on, for a model with so many channels."""
     if affine is None and not isinstance(voxels, MetaTensor):
         raise InputError("voxels come without their grid: give affine, the 4x4 matrix from voxel to mm (RAS)")
-    grid = voxels.affine if affine is None else torch.as_tensor(affine, dtype=torch.float64)
+    tensor, grid = _real(voxels), _matrix(voxels.affine if affine is None else affine)
     if tensor.ndim not in (3, 4):
         raise InputError(f"voxels have {tensor.ndim} axes: give [channels, *spatial]")
+    if tensor.ndim == 3 and channels not in (None, len(tensor)):
+        raise InputError(
+            f"voxels have {len(tensor)} channels, the model needs {channels}: give [channels, *spatial], that is "
+            "voxels[None] of a scan without an axis of channels"
+        )
+    if not tensor.numel():
+        raise InputError(f"voxels have the shape {tuple(tensor.shape)}: there are none")
     if tensor.ndim == 4:
-        check_affine(torch.as_tensor(grid).numpy(force=True), "the array")
-    check_values(tensor.as_subclass(torch.Tensor).numpy(force=True), "the array")
-    meta = {"original_affine": np.asarray(grid), "spatial_shape": np.asarray(tensor.shape[1:])}
-    return MetaTensor(tensor.as_subclass(torch.Tensor), affine=grid, meta=meta)
+        check_affine(grid.numpy(), "the array")
+    check_values(tensor.numpy(force=True), "the array")
+    meta = {"original_affine": grid.numpy(), "spatial_shape": np.asarray(tensor.shape[1:])}
+    return MetaTensor(tensor, affine=grid, meta=meta)
+
+
+def _real(voxels: Any) -> torch.Tensor:
+    """As float32; without what MONAI notes."""
+    try:
+        tensor = torch.as_tensor(voxels)
+    except TypeError as error:
+        raise InputError(f"voxels are of type {getattr(voxels, 'dtype', None)}: give real numbers") from error
+    if tensor.is_complex():
+        raise InputError(f"voxels are of type {tensor.dtype}: give real numbers, such as their magnitude")
+    return tensor.as_subclass(torch.Tensor).to(torch.float32)
+
+
+def _matrix(affine: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(affine, dtype=torch.float64).detach().cpu().as_subclass(torch.Tensor)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError("affine is no matrix of numbers: give the 4x4 one from voxel to mm (RAS)") from error
