@@ -73,9 +73,9 @@ class Predictor:
             self._parser[key] = value
         if device is not None:
             self._parser["device"] = check_device(device)
-        check_classes(self._parser.config)
         # What is built leaves its traces in the parser's.
         self._config = cast("dict[str, Any]", copy.deepcopy(self._parser.config))
+        check_classes(self._config)
         self.device: torch.device = check_device(self._made("device"))
         self.network: torch.nn.Module = self._made("network")
         if not ("ensemble" in self._parser and self._made("ensemble")):  # an expression may come to nothing
