@@ -25,6 +25,7 @@ from unet_bundle.labeling.annotations import split_cases, usable_cases
 from unet_bundle.labeling.segmenting import PASSES, ServedBundle
 from unet_bundle.labeling.spread import Candidate, Features, choose, describe
 from unet_bundle.labeling.versions import Versions
+from unet_bundle.precision import check_device
 from unet_bundle.runtime import error_message
 from unet_bundle.training.trained_cases import read_trained_cases
 
@@ -163,7 +164,7 @@ class Train(TrainTask):
     def _run(self, request: dict[str, Any], training: Any, validation: Any) -> None:
         overrides: dict[str, Any] = {
             "bundle_root": str(self.bundle.folder),
-            "device": torch.device(name_to_device(_first(request.get("device")) or "cuda")),
+            "device": check_device(name_to_device(_first(request.get("device")) or "cuda")),
             "max_epochs": int(request.get("max_epochs", 20)),
             "train#dataset#data": training,
             "validate#dataset#data": validation,
