@@ -18,9 +18,21 @@ logger = logging.getLogger(__name__)
 OPTIMIZERS = ("AdamW", "SGD")
 MOMENTUM = 0.99
 """Of SGD: that of the U-Net's paper and of nnU-Net."""
+LARGEST_SEED = 2**32 - 1
+"""That NumPy takes."""
 LEAST_ITERATIONS, LEAST_MINUTES = 500, 5.0
 """Of a training that is compiled unasked."""
 DATABASES = ("http://", "https://", "sqlite:///", "mysql", "postgresql", "mssql", "databricks")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what the sources of random numbers could not take, before scans are read.
+
+    Raises:
+        ConfigError: `seed` is no whole number, negative or too large.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError(f"seed must be a whole number from 0 to {LARGEST_SEED}, not {seed!r}.")
 
 
 def make_optimizer(
