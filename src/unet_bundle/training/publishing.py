@@ -67,8 +67,8 @@ def _check_unseen(path: Path, fold: int, cases: Sequence[Mapping[str, Any]]) -> 
     elif seen := trained.among(cases):
         own = "" if trained.fold == fold else f"evaluate --fold {trained.fold}, or "
         raise ConfigError(
-            f"{name}, or what it started from, was trained on {seen} of the {len(cases)} validation cases of fold"
-            f" {fold}: {own}give --checkpoint runs/fold_{fold}/{BEST} of a training on these folds."
+            f"{name} was trained on {seen} of the {len(cases)} validation cases of fold {fold}: {own}give"
+            f" --checkpoint runs/fold_{fold}/{BEST} of a training on these folds."
         )
     elif not trained.complete:
         logger.warning(
