@@ -53,6 +53,11 @@ def torchrun(bundle: Path, data: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def worker(process: psutil.Process) -> bool:
+    """Whether torchrun started this process to train."""
+    return "RANK" in process.environ()
+
+
 def model(bundle: Path) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = torch.load(bundle / "models" / "model.pt", weights_only=True)
     return weights
@@ -99,14 +104,17 @@ def test_sigterm_to_all_of_a_job_saves_the_state_and_says_how_to_go_on(
     assert f"Resumed after iteration {state['progress']['iteration']}, epoch" in done.text
 
 
+@pytest.mark.parametrize("rank", [0, 1], ids=["that writes", "that does not write"])
 def test_a_process_that_dies_is_started_again_and_the_run_ends_as_if_it_had_not(
-    cli: Any, fresh: Callable[[str], Path], phantom_data: Path
+    rank: int, cli: Any, fresh: Callable[[str], Path], phantom_data: Path
 ) -> None:
     alone, disturbed = fresh("alone"), fresh("disturbed")
     cli.run(*torchrun(alone, phantom_data, *LONG)).succeeded()
     with cli.start(*torchrun(disturbed, phantom_data, *LONG, "--max-restarts")) as process:
         wait_for_epoch(process, disturbed, 7)
-        psutil.Process(process.pid).children()[1].send_signal(signal.SIGKILL)
+        workers = {each.environ()["RANK"]: each for each in psutil.Process(process.pid).children() if worker(each)}
+        assert sorted(workers) == ["0", "1"]
+        workers[str(rank)].send_signal(signal.SIGKILL)
         try:
             out, err = process.communicate(timeout=200)
         except subprocess.TimeoutExpired:
@@ -115,6 +123,8 @@ def test_a_process_that_dies_is_started_again_and_the_run_ends_as_if_it_had_not(
     assert process.returncode == 0, (out + err)[-3000:]
     assert (out + err).count("Resumed after iteration") == 1
     assert same(model(disturbed), model(alone))
+    for name in ("models/model.json", "runs/fold_0/best.json"):
+        assert (disturbed / name).read_bytes() == (alone / name).read_bytes()
     rows = (disturbed / "runs/fold_0/curves.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == [str(epoch) for epoch in range(1, 41)]
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -103,8 +104,15 @@ def test_only_better_weights_replace_those_of_the_bundle_and_those_are_kept(publ
     caplog.set_level(logging.INFO, logger="unet_bundle")
     blind, lobe = seeing_only(make_network(), BLIND), seeing_only(make_network(), LOBE)
     replaced = tmp_path / "runs" / "fold_0" / "replaced.pt"
+    left, others = (tmp_path / "models" / f".{'0f' * 16}-{name}.pt" for name in ("model", "other"))
+    left.parent.mkdir()
+    for path in (left, others):
+        path.write_bytes(b"half-written")
+    os.utime(left, (0, 0))
 
     _, path = publish(BLIND)
+    assert [each for each in (left, others) if each.exists()] == [others], "another run is writing it now"
+    others.unlink()
     assert same(published(path), blind)
     assert not replaced.exists()
 

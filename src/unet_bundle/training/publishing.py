@@ -15,7 +15,7 @@ from monai.engines import Evaluator
 from torch import nn
 
 from unet_bundle.errors import CheckpointError, ConfigError
-from unet_bundle.io.files import replacing
+from unet_bundle.io.files import remove_unfinished, replacing
 from unet_bundle.networks.checkpoint import bare, ensemble_files, load_checkpoint, load_weights, short_name
 from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, save_atomically
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 REPLACED = "replaced.pt"
 """The bundle's weights before the last ones that took their place: in the run's folder, weights are dear."""
+OLD_S = 3600.0
+"""Age in seconds of a file left half-written beside the bundle's weights, which no other fold's run is writing now."""
 
 
 def weights_to_score(
@@ -208,6 +210,7 @@ class PublishModel:
         )
 
     def _publish(self, weights: Mapping[str, torch.Tensor]) -> None:
+        remove_unfinished(self.path.parent, OLD_S)
         if self.path.is_file():
             with replacing(self.folder / REPLACED) as temporary:
                 shutil.copyfile(self.path, temporary)

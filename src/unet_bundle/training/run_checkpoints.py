@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from unet_bundle.errors import CheckpointError, ConfigError
+from unet_bundle.io.files import remove_unfinished
 from unet_bundle.networks.checkpoint import load_weights, short_name
 from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, LAST, save_atomically
@@ -124,6 +126,8 @@ class RunCheckpoints:
         if not engine.has_event_handler(self._finish, Events.COMPLETED):
             engine.add_event_handler(Events.COMPLETED, self._finish)  # behind what publishes the weights
         self._signals.watch()
+        if is_main_process():
+            remove_unfinished(self.folder)
         if self.resume:
             self.resume = False  # a host may run the engine again, from where it is then
             self._load(engine)
@@ -199,6 +203,9 @@ class RunCheckpoints:
         """Do all that the run did not come to after the last step of an epoch."""
         if self._epoch_pending:
             engine.fire_event(Events.EPOCH_COMPLETED)
+            # The score of the training patches, which this process has not seen: no number, and nothing to beat.
+            if math.isnan(getattr(engine.state, "best_metric", 0.0)):
+                engine.state.best_metric = engine.state.best_metric_epoch = -1
 
     # --- while it runs ------------------------------------------------------------------------------------------
 
