@@ -59,7 +59,7 @@ def train(
 ) -> Run:
     """What ``python -m monai.bundle run --config_file train.json`` does.
 
-    It may die in the middle of an iteration, or get the signal `by` in an iteration or "validation".
+    It may die in the middle of an iteration, or get the signal `by` in an iteration, "validation" or after "epoch 2".
     """
     workflow = ConfigWorkflow(
         config_file=str(bundle / "configs" / "train.json"),
@@ -82,8 +82,13 @@ def train(
     if kill_in_iteration is not None:
         trainer.add_event_handler(Events.ITERATION_STARTED(once=kill_in_iteration), _die)
     if stop_in is not None:
-        engine, at = (evaluator, 1) if stop_in == "validation" else (trainer, stop_in)
-        engine.add_event_handler(Events.ITERATION_STARTED(once=at), lambda _engine: os.kill(os.getpid(), by))
+        engine, at = (
+            (evaluator, 1) if stop_in == "validation" else (trainer, stop_in if isinstance(stop_in, int) else 1)
+        )
+        event = Events.ITERATION_STARTED(once=at)
+        if isinstance(stop_in, str) and stop_in.startswith("epoch"):
+            event = Events.EPOCH_COMPLETED(once=int(stop_in.split()[1]))
+        engine.add_event_handler(event, lambda _engine: os.kill(os.getpid(), by))
     trainer.run()  # what `run` of the config says, without MONAI's wrapping of an error
     workflow.finalize()
     return Run(bundle, by_epoch, evaluator.state.best_metric_epoch)
@@ -174,6 +179,21 @@ def test_stopped_by_a_scheduler_it_goes_on_from_the_very_step(
     assert resumed.best_epoch == finished.best_epoch
     assert (tiny_bundle / "models/model.pt").read_bytes() == (finished.bundle / "models/model.pt").read_bytes()
     assert same_curves(resumed, finished)
+
+
+@pytest.mark.parametrize(("epoch", "iteration"), [(2, 7), (4, 12)])
+def test_a_signal_while_an_epoch_is_put_away_ends_the_run_before_more_is_begun(
+    epoch: int, iteration: int, finished: Run, tiny_bundle: Path, phantom_data: Path
+):
+    with pytest.raises(SystemExit):
+        train(tiny_bundle, phantom_data, stop_in=f"epoch {epoch}")
+    assert not (tiny_bundle / "models/model.pt").exists(), "it may take long to publish"
+    state = torch.load(tiny_bundle / "runs/fold_0/last.pt", weights_only=True)
+    assert (state["progress"]["iteration"], state["finished"]) == (iteration, False)
+
+    resumed = train(tiny_bundle, phantom_data, resume="auto")
+    assert sorted(resumed.by_epoch) == list(range(epoch + 1, 5))
+    assert (tiny_bundle / "models/model.pt").read_bytes() == (finished.bundle / "models/model.pt").read_bytes()
 
 
 @pytest.fixture

@@ -113,8 +113,7 @@ class RunCheckpoints:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._case_validated, engine)
-        # Weights are published when all is saved: there a signal may end the process at once.
-        engine.add_event_handler(Events.COMPLETED, lambda _engine: self._signals.unwatch())
+        engine.add_event_handler(Events.COMPLETED, self._completed)
         on_failure(engine, self._failed)
 
     # --- start --------------------------------------------------------------------------------------------------
@@ -212,12 +211,19 @@ class RunCheckpoints:
     def _iteration_completed(self, engine: Engine) -> None:
         self._epoch_pending = engine.state.iteration % (engine.state.epoch_length or 1) == 0
         overdue = self.save_minutes is not None and time.monotonic() - self._saved_at >= self.save_minutes * 60
+        self._stop_if_asked(engine)
+        if overdue and _can_skip(engine) and is_main_process():
+            self._save(engine)
+
+    def _stop_if_asked(self, engine: Engine) -> None:
         if in_any_process(self._signals.received is not None, engine.state.device):  # type: ignore[attr-defined]
             self._save_and_tell(engine)
             wait_for_others()  # torchrun ends all when one ends: not while the state is being written
             self._signals.stop()
-        elif overdue and _can_skip(engine) and is_main_process():
-            self._save(engine)
+
+    def _completed(self, engine: Engine) -> None:
+        self._stop_if_asked(engine)  # to validate and to publish may take longer than a scheduler waits
+        self._signals.unwatch()  # all is saved: from here on a signal may end the process at once
 
     def _case_validated(self, _evaluator: Engine, engine: Engine) -> None:
         if self._signals.received is not None and self._epoch_pending:
