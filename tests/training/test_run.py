@@ -82,16 +82,20 @@ def train(
     if kill_in_iteration is not None:
         trainer.add_event_handler(Events.ITERATION_STARTED(once=kill_in_iteration), _die)
     if stop_in is not None:
-        engine, at = (
-            (evaluator, 1) if stop_in == "validation" else (trainer, stop_in if isinstance(stop_in, int) else 1)
-        )
-        event = Events.ITERATION_STARTED(once=at)
-        if isinstance(stop_in, str) and stop_in.startswith("epoch"):
-            event = Events.EPOCH_COMPLETED(once=int(stop_in.split()[1]))
+        engine, event = moment(stop_in, trainer, evaluator)
         engine.add_event_handler(event, lambda _engine: os.kill(os.getpid(), by))
     trainer.run()  # what `run` of the config says, without MONAI's wrapping of an error
     workflow.finalize()
     return Run(bundle, by_epoch, evaluator.state.best_metric_epoch)
+
+
+def moment(stop_in: int | str, trainer: Engine, evaluator: Engine) -> tuple[Engine, Any]:
+    """The engine and its event in which a run is to get a signal."""
+    if isinstance(stop_in, int):
+        return trainer, Events.ITERATION_STARTED(once=stop_in)
+    if stop_in == "validation":
+        return evaluator, Events.ITERATION_STARTED(once=1)
+    return trainer, Events.EPOCH_COMPLETED(once=int(stop_in.removeprefix("epoch ")))
 
 
 class KilledError(Exception):
