@@ -165,3 +165,18 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
     assert len(losses(one)) == 20
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert losses(one)[-1] < losses(one)[0]
+
+
+def test_two_processes_train_alike_with_a_compiled_step(
+    cli: Any, fresh: Callable[[str], Path], phantom_data: Path
+) -> None:
+    settings = ["--max_epochs", "2", "--num_workers", "0", "--precision", "float32", "--channels_last", "True"]
+    curves = []
+    for compiled in ("False", "True"):
+        bundle = fresh(f"compiled {compiled}")
+        done = cli.run(*torchrun(bundle, phantom_data, *settings, "--compile", compiled)).succeeded()
+        assert ("The network is compiled first" in done.text) is (compiled == "True")
+        rows = (bundle / "runs/fold_0/curves.csv").read_text().splitlines()
+        places = [rows[0].split(",").index(name) for name in ("loss", "gradient_norm")]
+        curves.append([float(row.split(",")[place]) for row in rows[1:] for place in places])
+    assert curves[1] == pytest.approx(curves[0], rel=1e-2)
