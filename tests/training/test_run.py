@@ -448,6 +448,29 @@ def test_best_weights_that_were_lost_with_the_machine_are_in_the_state(run_again
     assert same(run.load("runs/fold_0/best.pt"), state["network"])
 
 
+def test_the_state_knows_of_the_last_epoch_before_its_weights_are_the_best(
+    tiny_bundle: Path, phantom_data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The last epoch is validated though the interval leaves it out, and the run dies when that is put away."""
+
+    def save(content: Any, path: Path) -> None:
+        if path.name == "best.pt":
+            raise KilledError
+        save_atomically(content, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("unet_bundle.training.run_checkpoints.save_atomically", save)
+        with pytest.raises(KilledError):
+            train(tiny_bundle, phantom_data, max_epochs=3, val_interval=5)
+    state = torch.load(tiny_bundle / "runs/fold_0/last.pt", weights_only=True)
+    assert (state["best_metric_epoch"], state["finished"]) == (3, False)
+    run = train(tiny_bundle, phantom_data, max_epochs=3, val_interval=5, resume=True)
+    assert (run.by_epoch, run.best_epoch) == ({}, 3)
+    assert same(run.load("runs/fold_0/best.pt"), state["network"])
+    assert read_trained_cases(run.folder / "best.pt") is not None
+    assert same(run.load("models/model.pt"), halved(state["network"]))
+
+
 def test_killed_between_the_weights_and_their_note_the_note_is_made_up_for(
     run_again: Callable[..., Run], finished: Run, tmp_path: Path
 ):

@@ -144,9 +144,7 @@ class PublishModel:
 
     def __call__(self, engine: Engine) -> None:
         """Score, compare, publish; the network that was trained stays as it is."""
-        # A cross-validation scores a run's best weights, published or not: the last epochs count among them.
-        if self.evaluator.state.epoch_length and self.evaluator.state.epoch != engine.state.epoch:
-            self._validate_last(engine)
+        self._note_best(engine)  # the last epoch is validated after all, where the interval left it out
         if self._is_published():  # and the run died before all was written
             wait_for_others()
             if is_main_process():
@@ -239,12 +237,6 @@ class PublishModel:
                     f"{key} is {value} in this run but {expected[key]} in {self.inference_config.name}, which will use"
                     " its weights: plan the bundle again with that value under `overrides` of the task card."
                 )
-
-    def _validate_last(self, engine: Engine) -> None:
-        self.evaluator.run(engine.state.epoch)
-        if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process():
-            save_atomically(self.average.weights(), self.folder / BEST)
-            self._note_best(engine)
 
     def _note_best(self, engine: Engine) -> None:
         """Stands after what saves the best weights in the list of handlers."""

@@ -19,13 +19,7 @@ from unet_bundle.networks.checkpoint import load_weights, short_name
 from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, LAST, save_atomically
 from unet_bundle.training.data import CaseSampler
-from unet_bundle.training.distributed import (
-    in_any_process,
-    is_distributed,
-    is_main_process,
-    launch_id,
-    wait_for_others,
-)
+from unet_bundle.training.distributed import in_any_process, is_distributed, is_main_process, launch_id, wait_for_others
 from unet_bundle.training.handlers import TrainingLog, on_failure
 from unet_bundle.training.run_record import RunRecord
 from unet_bundle.training.run_state import read_state
@@ -224,6 +218,11 @@ class RunCheckpoints:
     def _completed(self, engine: Engine) -> None:
         self._stop_if_asked(engine)  # to validate and to publish may take longer than a scheduler waits
         self._signals.unwatch()  # all is saved: from here on a signal may end the process at once
+        # A cross-validation scores a run's best weights, published or not: the last epochs count among them.
+        if self.evaluator.state.epoch_length and self.evaluator.state.epoch != engine.state.epoch:
+            self.evaluator.run(engine.state.epoch)
+            if is_main_process() and self.evaluator.state.best_metric_epoch == engine.state.epoch:
+                self._save_best(engine)
 
     def _case_validated(self, _evaluator: Engine, engine: Engine) -> None:
         if self._signals.received is not None and self._epoch_pending:
@@ -250,17 +249,21 @@ class RunCheckpoints:
         if not is_main_process():
             return
         epoch = engine.state.epoch
-        best = self.evaluator.state.best_metric_epoch == epoch
-        if best or epoch % self.interval == 0 or epoch == engine.state.max_epochs:
+        if self.evaluator.state.best_metric_epoch == epoch:
+            self._save_best(engine)
+        elif epoch % self.interval == 0 or epoch == engine.state.max_epochs:
             self._save(engine)
-        if best:  # behind the state, which knows that they are the best and holds them, too
-            save_atomically(self.average.weights(), self.folder / BEST)
         if self.keep_every is not None and epoch % self.keep_every == 0:
             save_atomically(self._state(engine), self.folder / KEPT.format(epoch))
 
     def _finish(self, engine: Engine) -> None:
         if is_main_process():
             self._save(engine, finished=True)
+
+    def _save_best(self, engine: Engine) -> None:
+        # The state first: it knows that its weights are the best, and a resumed run makes the other file of it again.
+        self._save(engine)
+        save_atomically(self.average.weights(), self.folder / BEST)
 
     def _save(self, engine: Engine, finished: bool = False) -> None:
         save_atomically({**self._state(engine), "finished": finished}, self.folder / LAST)
