@@ -12,14 +12,13 @@ import torch
 from torch import nn
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.io.splits import LARGEST_SEED
 
 logger = logging.getLogger(__name__)
 
 OPTIMIZERS = ("AdamW", "SGD")
 MOMENTUM = 0.99
 """Of SGD: that of the U-Net's paper and of nnU-Net."""
-LARGEST_SEED = 2**32 - 1
-"""That NumPy takes, as `unet_bundle.io.splits` has it."""
 LEAST_ITERATIONS, LEAST_MINUTES = 500, 5.0
 """Of a training that is compiled unasked."""
 DATABASES = ("http://", "https://", "sqlite:///", "mysql", "postgresql", "mssql", "databricks")
