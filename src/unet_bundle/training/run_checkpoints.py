@@ -196,9 +196,10 @@ class RunCheckpoints:
         """Do all that the run did not come to after the last step of an epoch."""
         if self._epoch_pending:
             engine.fire_event(Events.EPOCH_COMPLETED)
+            state: Any = engine.state
             # The score of the training patches, which this process has not seen: no number, and nothing to beat.
-            if math.isnan(getattr(engine.state, "best_metric", 0.0)):
-                engine.state.best_metric = engine.state.best_metric_epoch = -1
+            if math.isnan(getattr(state, "best_metric", 0.0)):
+                state.best_metric = state.best_metric_epoch = -1
 
     # --- while it runs ------------------------------------------------------------------------------------------
 
