@@ -70,7 +70,7 @@ def _check_unseen(path: Path, fold: int, cases: Sequence[Mapping[str, Any]]) -> 
         own = "" if trained.fold == fold else f"evaluate --fold {trained.fold}, or "
         raise ConfigError(
             f"{name} was trained on {seen} of the {len(cases)} validation cases of fold {fold}: {own}give"
-            f" --checkpoint runs/fold_{fold}/{BEST} of a training on these folds."
+            f" --checkpoint runs/fold_{fold}/{BEST} of a training on these folds, from weights that did not see them."
         )
     elif not trained.complete:
         logger.warning(
