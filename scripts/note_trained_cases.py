@@ -13,7 +13,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from unet_bundle.training.trained_cases import write_trained_cases
+from unet_bundle.training.trained_cases import Origin, read_trained_cases, write_trained_cases
 
 
 def main() -> None:
@@ -22,12 +22,16 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="the data set it was trained on")
     parser.add_argument("--fold", type=int, default=0, help="that the weights were validated on (default: 0)")
+    parser.add_argument("--source", type=Path, help="file of the weights that the training started from, if any")
     args = parser.parse_args()
     config = ConfigParser()
     config.read_config(args.bundle / "configs" / "train.json")
     config.update({"bundle_root": str(args.bundle), "dataset_dir": str(args.dataset), "fold": args.fold})
     cases = config.get_parsed_content("train::dataset::data")
-    note = write_trained_cases(args.bundle / "models" / "model.pt", args.fold, cases)
+    origin = Origin()
+    if args.source is not None:
+        origin.add(read_trained_cases(args.source))
+    note = write_trained_cases(args.bundle / "models" / "model.pt", args.fold, cases, origin)
     print(f"{note}: fold {args.fold}, {len(cases)} training cases")
 
 

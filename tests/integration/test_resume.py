@@ -20,6 +20,8 @@ pytestmark = pytest.mark.integration
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"
 FILES = ["train.json", "multi_gpu_train.json"]
+PATIENCE_S = 300
+"""How long to wait for what takes seconds: the machine may have much else to do."""
 LONG = ["--max_epochs", "40", "--val_interval", "5", "--num_workers", "0"]
 
 
@@ -34,13 +36,25 @@ def fresh(tiny_files: dict[str, str], tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-def wait_for_epoch(process: "subprocess.Popen[str]", bundle: Path, epoch: int, seconds: float = 120) -> None:
+def wait_for_epoch(process: "subprocess.Popen[str]", bundle: Path, epoch: int) -> None:
     """Until curves.csv has the row of `epoch`."""
-    curves, end = bundle / "runs" / "fold_0" / "curves.csv", time.monotonic() + seconds
+    curves, end = bundle / "runs" / "fold_0" / "curves.csv", time.monotonic() + PATIENCE_S
     while not curves.is_file() or len(curves.read_text().splitlines()) <= epoch:
         assert process.poll() is None, process.communicate()[1][-3000:]
-        assert time.monotonic() < end, f"epoch {epoch} was not reached"
+        if time.monotonic() > end:
+            os.killpg(process.pid, signal.SIGKILL)  # else leaving the block waits for it
+            pytest.fail(f"epoch {epoch} was not reached")
         time.sleep(0.02)
+
+
+def text_of_end(process: "subprocess.Popen[str]", seconds: float = PATIENCE_S) -> str:
+    """What a process has said when it has come to its end, which it does by itself."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return out + err
 
 
 def torchrun(bundle: Path, data: Path, *more: str) -> list[str]:
@@ -51,6 +65,11 @@ def torchrun(bundle: Path, data: Path, *more: str) -> list[str]:
         "-m", "monai.bundle", "run", "--config_file", paths, "--bundle_root", str(bundle),
         "--dataset_dir", str(data), *(word for word in more if word != "--max-restarts"),
     ]  # fmt: skip
+
+
+def worker(process: psutil.Process) -> bool:
+    """Whether torchrun started this process to train."""
+    return "RANK" in process.environ()
 
 
 def model(bundle: Path) -> dict[str, torch.Tensor]:
@@ -88,10 +107,10 @@ def test_sigterm_to_all_of_a_job_saves_the_state_and_says_how_to_go_on(
     with cli.start(sys.executable, "-m", *start, *data, *more) as process:
         wait_for_epoch(process, bundle, 1)
         os.killpg(process.pid, signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 143, (out + err)[-3000:]
-    assert "Traceback" not in out + err
-    assert "the same command with --resume goes on from there" in (out + err).rstrip().splitlines()[-1]
+        text = text_of_end(process)
+    assert process.returncode == 143, text[-3000:]
+    assert "Traceback" not in text
+    assert "the same command with --resume goes on from there" in text.rstrip().splitlines()[-1]
     state = torch.load(bundle / "runs/fold_0/last.pt", weights_only=True)
     epochs = str(state["epoch"] + 1)
     resume = [sys.executable, "-m", *start, *data, "--max_epochs", epochs, "--num_workers", "0", "--resume"]
@@ -99,22 +118,23 @@ def test_sigterm_to_all_of_a_job_saves_the_state_and_says_how_to_go_on(
     assert f"Resumed after iteration {state['progress']['iteration']}, epoch" in done.text
 
 
+@pytest.mark.parametrize("rank", [0, 1], ids=["that writes", "that does not write"])
 def test_a_process_that_dies_is_started_again_and_the_run_ends_as_if_it_had_not(
-    cli: Any, fresh: Callable[[str], Path], phantom_data: Path
+    rank: int, cli: Any, fresh: Callable[[str], Path], phantom_data: Path
 ) -> None:
     alone, disturbed = fresh("alone"), fresh("disturbed")
     cli.run(*torchrun(alone, phantom_data, *LONG)).succeeded()
     with cli.start(*torchrun(disturbed, phantom_data, *LONG, "--max-restarts")) as process:
         wait_for_epoch(process, disturbed, 7)
-        psutil.Process(process.pid).children()[1].send_signal(signal.SIGKILL)
-        try:
-            out, err = process.communicate(timeout=200)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # else leaving the block waits for it
-            raise
-    assert process.returncode == 0, (out + err)[-3000:]
-    assert (out + err).count("Resumed after iteration") == 1
+        workers = {each.environ()["RANK"]: each for each in psutil.Process(process.pid).children() if worker(each)}
+        assert sorted(workers) == ["0", "1"]
+        workers[str(rank)].send_signal(signal.SIGKILL)
+        text = text_of_end(process)
+    assert process.returncode == 0, text[-3000:]
+    assert text.count("Resumed after iteration") == 1
     assert same(model(disturbed), model(alone))
+    for name in ("models/model.json", "runs/fold_0/best.json"):
+        assert (disturbed / name).read_bytes() == (alone / name).read_bytes()
     rows = (disturbed / "runs/fold_0/curves.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == [str(epoch) for epoch in range(1, 41)]
 
@@ -126,9 +146,9 @@ def test_torchrun_hands_sigterm_on_and_the_run_goes_on(
     with cli.start(*torchrun(bundle, phantom_data, "--max_epochs", "500", "--num_workers", "0")) as process:
         wait_for_epoch(process, bundle, 1)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        text = text_of_end(process)
     assert process.returncode != 0
-    assert (out + err).count("the same command with --resume goes on from there") == 1
+    assert text.count("the same command with --resume goes on from there") == 1
     state = torch.load(bundle / "runs/fold_0/last.pt", weights_only=True)
     more = ["--max_epochs", str(state["epoch"] + 1), "--num_workers", "0", "--resume", "auto"]
     done = cli.run(*torchrun(bundle, phantom_data, *more)).succeeded()
@@ -155,3 +175,20 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
     assert len(losses(one)) == 20
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert losses(one)[-1] < losses(one)[0]
+
+
+def test_two_processes_train_alike_with_a_compiled_step(
+    cli: Any, fresh: Callable[[str], Path], phantom_data: Path
+) -> None:
+    settings = ["--max_epochs", "2", "--num_workers", "0", "--precision", "float32", "--channels_last", "True"]
+    curves = []
+    for compiled in ("False", "True"):
+        bundle = fresh(f"compiled {compiled}")
+        with cli.start(*torchrun(bundle, phantom_data, *settings, "--compile", compiled)) as process:
+            text = text_of_end(process, 4 * PATIENCE_S)  # the compiler wants processors
+        assert process.returncode == 0, text[-3000:]
+        assert ("The network is compiled first" in text) is (compiled == "True")
+        rows = (bundle / "runs/fold_0/curves.csv").read_text().splitlines()
+        places = [rows[0].split(",").index(name) for name in ("loss", "gradient_norm")]
+        curves.append([float(row.split(",")[place]) for row in rows[1:] for place in places])
+    assert curves[1] == pytest.approx(curves[0], rel=1e-2)

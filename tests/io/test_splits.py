@@ -94,6 +94,8 @@ def test_subject_keys_that_do_not_work_are_refused(name, key, error, message):
         ({"fold": -1}, ConfigError, "fold is -1"),
         ({"fold": "0"}, ConfigError, "fold is '0'"),
         ({"fold": True}, ConfigError, "fold is True"),
+        ({"fold": 0, "seed": -1}, ConfigError, "split_seed is -1: it must be a whole number from 0 to 4294967295"),
+        ({"fold": 0, "seed": 2**32}, ConfigError, "split_seed is 4294967296"),
         ({"fold": 0, "folds": 1}, ConfigError, "folds is 1: it must be a whole number of at least 2"),
         ({"fold": 0, "folds": 7}, ConfigError, r"too few subjects \(6\) for 7 folds: set .folds: 6. or less in"),
         ({"fold": 0, "folds": 4, "subject_key": PAIRS}, ConfigError, r"too few subjects \(3\) for 4 folds"),

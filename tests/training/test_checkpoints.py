@@ -147,6 +147,7 @@ def test_a_new_run_sets_the_files_of_the_one_before_aside(
     network = make_network()
     trainer = make_trainer(network, patches, TrainStep("float32"))
     files = ("best.pt", "epoch_00001.pt", "last.pt")
+    (tmp_path / f".{'0f' * 16}-last.pt").write_bytes(b"what a killed process has left of a state")
     for name in files:
         (tmp_path / name).write_text(f"{name} of the run before")
     seen = []

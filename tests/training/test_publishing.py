@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
-from unet_bundle.training import PublishModel, RunCheckpoints, TrainStep, weights_to_score
+from unet_bundle.training import Origin, PublishModel, RunCheckpoints, TrainStep, weights_to_score
 from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
 from unet_bundle.training.trained_cases import read_trained_cases, write_trained_cases
 
@@ -50,9 +51,17 @@ def publish(
     """A function that ends a training with the given weights; returns the network after it, and the bundle's path."""
 
     def end(
-        label: int, items: Any = None, epoch: int = 1, fold: int = 0, split: Split = ((), ()), start: int | None = None
+        label: int,
+        items: Any = None,
+        epoch: int = 1,
+        fold: int = 0,
+        split: Split = ((), ()),
+        start: int | None = None,
+        source: Path | None = None,
     ) -> tuple[UNet, Path]:
-        network = make_network()
+        network, origin = make_network(), Origin()
+        if source is not None:
+            origin.add(read_trained_cases(source))
         trainer = make_trainer(network, patches, TrainStep("float32"))
         evaluator = make_evaluator(network, patches if items is None else items)
         folder, path = tmp_path / "runs" / f"fold_{fold}", tmp_path / "models" / "model.pt"
@@ -68,6 +77,7 @@ def publish(
             str(tmp_path / "configs" / "inference.json"),
             cases(*split[0]),
             cases(*split[1]),
+            origin=origin,
         )
         if start is not None:
             network.load_state_dict(seeing_only(network, start))
@@ -94,8 +104,15 @@ def test_only_better_weights_replace_those_of_the_bundle_and_those_are_kept(publ
     caplog.set_level(logging.INFO, logger="unet_bundle")
     blind, lobe = seeing_only(make_network(), BLIND), seeing_only(make_network(), LOBE)
     replaced = tmp_path / "runs" / "fold_0" / "replaced.pt"
+    left, others = (tmp_path / "models" / f".{'0f' * 16}-{name}.pt" for name in ("model", "other"))
+    left.parent.mkdir()
+    for path in (left, others):
+        path.write_bytes(b"half-written")
+    os.utime(left, (0, 0))
 
     _, path = publish(BLIND)
+    assert [each for each in (left, others) if each.exists()] == [others], "another run is writing it now"
+    others.unlink()
     assert same(published(path), blind)
     assert not replaced.exists()
 
@@ -156,7 +173,7 @@ def test_a_run_that_started_from_the_weights_may_replace_them_and_inherits_their
     publish(BLIND, split=FOLDS[0])
     _, path = publish(LOBE, split=FOLDS[1], start=BLIND)
     assert same(published(path), seeing_only(make_network(), LOBE))
-    assert "1 of the 1 validation cases are among those that model.pt, which this run started from" in caplog.text
+    assert "1 of the 1 validation cases are among those that model.pt, and what this run started from" in caplog.text
     for weights in (path, tmp_path / "runs" / "fold_0" / "best.pt"):
         assert read_trained_cases(weights).among(cases("a", "b", "c", "d")) == 3
 
@@ -194,6 +211,36 @@ def test_of_an_ensemble_its_members_are_what_is_scored(publish, tmp_path):
     with pytest.raises(ConfigError, match=rf"{path.name} was trained on {len(trained)} of the {len(trained)} valid"):
         weights_to_score(str(other), ensemble=["other.pt", str(path)], **run)
     assert weights_to_score(str(other), ensemble=[str(path)], **{**run, "part": "all"}) == [path]
+
+
+def test_weights_that_started_from_unknown_ones_are_scored_with_a_warning(tmp_path, caplog):
+    path, origin = tmp_path / "model.pt", Origin()
+    path.write_bytes(b"weights")
+    origin.add(None)
+    write_trained_cases(path, 0, cases("a"), origin)
+    assert weights_to_score(str(path), 0, "validation", cases("b")) == [path]
+    assert "model.pt started from weights of which nothing is known" in caplog.text
+    with pytest.raises(ConfigError, match="was trained on 1 of the 1 validation"):
+        weights_to_score(str(path), 0, "validation", cases("a"))
+    origin.add(read_trained_cases(path))
+    assert not origin.complete
+    known = Origin()
+    known.load_state_dict(origin.state_dict())
+    assert (known.hashes, known.complete) == (origin.hashes, False)
+
+
+def test_a_run_that_saw_its_validation_cases_does_not_replace_weights_that_did_not(
+    publish, make_network, caplog, tmp_path
+):
+    """Fine-tuned from another bundle's weights, which were trained on them."""
+    caplog.set_level(logging.INFO, logger="unet_bundle")
+    _, path = publish(BLIND, split=(("b",), ("a",)))
+    other = tmp_path / "other.pt"
+    other.write_bytes(b"weights of another bundle")
+    write_trained_cases(other, 0, cases("a"))
+    publish(LOBE, split=(("b",), ("a",)), source=other)
+    assert same(published(path), seeing_only(make_network(), BLIND))
+    assert "model.pt stays: what this run started from was trained on 1 of the 1 validation cases" in caplog.text
 
 
 def test_a_shipped_bundle_takes_along_what_its_weights_have_seen_but_no_names(publish, tmp_path):

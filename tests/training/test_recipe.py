@@ -8,7 +8,16 @@ import torch
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
-from unet_bundle.training import check_mlflow, compiles, make_optimizer, mlflow_handler, prepare_network
+from unet_bundle.training import (
+    CaseSampler,
+    check_mlflow,
+    check_seed,
+    compiles,
+    make_optimizer,
+    mlflow_handler,
+    prepare_network,
+)
+from unet_bundle.training.recipe import LARGEST_SEED
 
 
 def parameters() -> list[torch.nn.Parameter]:
@@ -29,6 +38,19 @@ def test_the_optimisers_are_torchs():
 def test_another_optimiser_is_refused(change: dict[str, Any], words: str):
     with pytest.raises(ConfigError, match=words):
         make_optimizer(parameters(), **change)
+
+
+@pytest.mark.parametrize("seed", [-1, LARGEST_SEED + 1, 1.5, 1.0, True, None, "1"])
+def test_a_seed_that_is_none_is_refused(seed: Any):
+    with pytest.raises(ConfigError, match=r"^seed must be a whole number from 0 to 4294967295, not "):
+        check_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [0, LARGEST_SEED])
+def test_a_seed_is_one_for_all_sources_of_random_numbers(seed: int):
+    check_seed(seed)
+    assert len(list(CaseSampler(range(3), 4, seed=seed))) == 4
+    assert torch.Generator().manual_seed(seed).initial_seed() == seed
 
 
 @pytest.mark.parametrize("axes", [2, 3])

@@ -161,7 +161,7 @@ def _train(args: argparse.Namespace, fold: int, *, resume: str | None, folds: in
 
 
 def _is_finished(args: argparse.Namespace, fold: int) -> bool:
-    from unet_bundle.training.run_checkpoints import is_finished
+    from unet_bundle.training.run_state import is_finished
 
     epochs = read_config(args.bundle, FILES[0])["max_epochs"] if args.max_epochs is None else args.max_epochs
     try:

@@ -73,6 +73,10 @@ class MeanDice(monai.handlers.MeanDice):
             output_transform=compared,
         )
 
+    def compute(self) -> Any:
+        """The mean; not a number where nothing was compared, as when the end of an epoch is made up for."""
+        return float("nan") if self.metric_fn.get_buffer() is None else super().compute()
+
 
 def dice_table(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> list[float | None]:
     """Dice of each class but the background.

@@ -1,9 +1,14 @@
 """Files that are either the old ones or complete new ones."""
 
+import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}-.+")
+"""Names of the files that `replacing` gives."""
 
 
 @contextmanager
@@ -30,3 +35,16 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 with Unix line ends, all or nothing."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def remove_unfinished(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove what `replacing` left when its process was killed.
+
+    Args:
+        folder: looked into, not below.
+        older_than_s: seconds since the last change, where other processes may be writing into the folder now.
+    """
+    before = time.time() - older_than_s
+    for path in folder.glob(".*"):
+        if TEMPORARY.fullmatch(path.name) and path.stat().st_mtime <= before:
+            path.unlink(missing_ok=True)

@@ -17,6 +17,9 @@ from unet_bundle.io.layouts import case_name
 
 logger = logging.getLogger(__name__)
 
+LARGEST_SEED = 2**32 - 1
+"""That NumPy takes."""
+
 CaseT = TypeVar("CaseT", bound=Mapping[str, Any])
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
@@ -147,6 +150,8 @@ def _subjects_of_fold(subjects: set[str], fold: int, folds: int, seed: int) -> s
     if not _is_integer(folds) or folds < 2:
         raise ConfigError(f"folds is {folds!r}: it must be a whole number of at least 2")
     _check_fold(fold, folds)
+    if not _is_integer(seed) or not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError(f"split_seed is {seed!r}: it must be a whole number from 0 to {LARGEST_SEED}")
     if len(subjects) < folds:
         remedy = (
             f"set 'folds: {len(subjects)}' or less in the task card and plan again"

@@ -12,12 +12,22 @@ from unet_bundle.training.ignore_loss import IgnoreDiceCELoss
 from unet_bundle.training.losses import WeightedDeepSupervisionLoss, WeightedDiceCELoss
 from unet_bundle.training.pretrained import Pretrained
 from unet_bundle.training.publishing import PublishModel, weights_to_score
-from unet_bundle.training.recipe import check_mlflow, compiles, make_optimizer, mlflow_handler, prepare_network
+from unet_bundle.training.recipe import (
+    check_mlflow,
+    check_seed,
+    compiles,
+    make_optimizer,
+    mlflow_handler,
+    prepare_network,
+)
 from unet_bundle.training.region_loss import RegionDiceBCELoss
-from unet_bundle.training.run_checkpoints import RunCheckpoints, goes_on
+from unet_bundle.training.run_checkpoints import RunCheckpoints
+from unet_bundle.training.run_record import RunRecord
+from unet_bundle.training.run_state import goes_on
 from unet_bundle.training.schedule import LearningRate, TimeBudget
 from unet_bundle.training.steps import EvaluationStep, TrainStep
 from unet_bundle.training.stopping import start_worker
+from unet_bundle.training.trained_cases import Origin
 
 __all__ = [
     "CaseDataset",
@@ -29,12 +39,14 @@ __all__ = [
     "EventWriter",
     "IgnoreDiceCELoss",
     "LearningRate",
+    "Origin",
     "PrepareBatch",
     "Pretrained",
     "Progress",
     "PublishModel",
     "RegionDiceBCELoss",
     "RunCheckpoints",
+    "RunRecord",
     "StageTimes",
     "TimeBudget",
     "TrainStep",
@@ -45,6 +57,7 @@ __all__ = [
     "WeightedDiceCELoss",
     "case_shares",
     "check_mlflow",
+    "check_seed",
     "collate",
     "compiles",
     "goes_on",

@@ -113,6 +113,11 @@ def is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def number_of_processes() -> int:
+    """Number of processes that work together, on all machines."""
+    return torch.distributed.get_world_size() if is_distributed() else 1
+
+
 def processes_here() -> int:
     """Number of processes that share this machine, by torchrun's ``LOCAL_WORLD_SIZE``."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_distributed() else 1

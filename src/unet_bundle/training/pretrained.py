@@ -16,7 +16,7 @@ from torch import nn
 from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.networks.checkpoint import bare, load_checkpoint, short_name
 from unet_bundle.training.distributed import is_main_process
-from unet_bundle.training.trained_cases import read_trained_cases
+from unet_bundle.training.trained_cases import Origin, read_trained_cases
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ class Pretrained:
         resume: whether the run goes on from its own state; then nothing is loaded.
         inputs: values by name that decide what the network sees, as this run has them.
         validated_on: the run's validation cases, with an ``"image"`` path each.
+        origin: is told which cases the weights were trained on.
 
     Raises:
         CheckpointError: when training starts, if the file is missing or damaged, or nothing of it fits.
@@ -152,6 +153,7 @@ class Pretrained:
         resume: bool = False,
         inputs: Mapping[str, Any] | None = None,
         validated_on: Sequence[Mapping[str, Any]] = (),
+        origin: Origin | None = None,
     ) -> None:
         self.network = network
         self.source = None if source is None else Path(source)
@@ -159,6 +161,7 @@ class Pretrained:
         self.resume = resume
         self.inputs = inputs or {}
         self.validated_on = validated_on
+        self.origin = origin or Origin()
 
     def attach(self, engine: Engine) -> None:
         """Load when `engine` starts from nothing; stands first in the list of handlers."""
@@ -179,6 +182,7 @@ class Pretrained:
                 " one here; give weights of a network with the same channels, strides and kernel sizes."
             )
         bare(self.network).load_state_dict(fit.state)
+        self.origin.add(read_trained_cases(path))
         if is_main_process():
             self._report(fit, path, len(given))
             if bundle is not None:
@@ -193,7 +197,11 @@ class Pretrained:
         if bundle is not None and bundle.resolve() == self.bundle_root.resolve():
             raise ConfigError(f"{words} of this run, whose scores would be too good: give weights of the same fold.")
         # Another data set may well have a case_001 too.
-        logger.warning("%s, or on others of these names: if they are the same, the scores will be too good.", words)
+        logger.warning(
+            "%s, or on others of these names: if they are the same, the scores will be too good. `evaluate` will not"
+            " score them.",
+            words,
+        )
 
     def _report(self, fit: Fit, path: Path, count: int) -> None:
         logger.info(

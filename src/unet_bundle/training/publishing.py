@@ -15,18 +15,20 @@ from monai.engines import Evaluator
 from torch import nn
 
 from unet_bundle.errors import CheckpointError, ConfigError
-from unet_bundle.io.files import replacing
+from unet_bundle.io.files import remove_unfinished, replacing
 from unet_bundle.networks.checkpoint import bare, ensemble_files, load_checkpoint, load_weights, short_name
 from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, save_atomically
-from unet_bundle.training.distributed import is_main_process, wait_for_others
+from unet_bundle.training.distributed import from_main_process, is_main_process, wait_for_others
 from unet_bundle.training.pretrained import state_dict_of
-from unet_bundle.training.trained_cases import TrainedCases, read_trained_cases, write_trained_cases
+from unet_bundle.training.trained_cases import Origin, hashes_of, read_trained_cases, write_trained_cases
 
 logger = logging.getLogger(__name__)
 
 REPLACED = "replaced.pt"
 """The bundle's weights before the last ones that took their place: in the run's folder, weights are dear."""
+OLD_S = 3600.0
+"""Age in seconds of a file left half-written beside the bundle's weights, which no other fold's run is writing now."""
 
 
 def weights_to_score(
@@ -68,7 +70,12 @@ def _check_unseen(path: Path, fold: int, cases: Sequence[Mapping[str, Any]]) -> 
         own = "" if trained.fold == fold else f"evaluate --fold {trained.fold}, or "
         raise ConfigError(
             f"{name} was trained on {seen} of the {len(cases)} validation cases of fold {fold}: {own}give"
-            f" --checkpoint runs/fold_{fold}/{BEST} of a training on these folds."
+            f" --checkpoint runs/fold_{fold}/{BEST} of a training on these folds, from weights that did not see them."
+        )
+    elif not trained.complete:
+        logger.warning(
+            "%s started from weights of which nothing is known: cases those were trained on may be among those scored.",
+            name,
         )
 
 
@@ -77,9 +84,10 @@ class PublishModel:
 
     Beside the run's best weights it notes, whenever there are better ones, which cases they were trained on.
     Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
-    the last weights are published. Weights that are replaced are kept in the run's folder as ``replaced.pt``. Weights
-    that were trained on validation cases of this run stay: no comparison with them would be fair. It is where the run
-    started from them, as an annotation server's does: then both have seen these cases.
+    the last weights are published. Weights that are replaced are kept in the run's folder as ``replaced.pt``. Where
+    only one of the two was trained on validation cases of this run, itself or in what it started from, the weights that
+    are there stay: no comparison would be fair. It is where both were, as with an annotation server's, which go on from
+    those that are there.
 
     Args:
         network: what was trained.
@@ -93,6 +101,7 @@ class PublishModel:
         trained_on: this run's training cases, with an ``"image"`` path each.
         validated_on: its validation cases, alike.
         average: of the weights, published in their place if it is on.
+        origin: what is known of the weights the run starts from.
 
     Raises:
         ConfigError: when training starts, if it would make weights that inference feeds otherwise.
@@ -111,6 +120,7 @@ class PublishModel:
         trained_on: Sequence[Mapping[str, Any]] = (),
         validated_on: Sequence[Mapping[str, Any]] = (),
         average: WeightAverage | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.network = network
         self.evaluator = evaluator
@@ -123,8 +133,7 @@ class PublishModel:
         self.trained_on = trained_on
         self.validated_on = validated_on
         self.average = average or WeightAverage(network, evaluator)
-        self._started_from_published = False
-        self._before: TrainedCases | None = None
+        self.origin = origin or Origin()
 
     def attach(self, engine: Engine) -> None:
         """Publish when `engine` has completed all its epochs; refuse at its start what could not be used."""
@@ -135,23 +144,13 @@ class PublishModel:
 
     def __call__(self, engine: Engine) -> None:
         """Score, compare, publish; the network that was trained stays as it is."""
-        # A cross-validation scores a run's best weights, published or not: the last epochs count among them.
-        if self.evaluator.state.epoch_length and self.evaluator.state.epoch != engine.state.epoch:
-            self._validate_last(engine)
-        published = read_trained_cases(self.path)
-        seen = 0 if published is None else published.among(self.validated_on)
-        if seen and self._started_from_published:
-            logger.warning(
-                "%d of the %d validation cases are among those that %s, which this run started from, was trained on:"
-                " its score and that of this run are both too good.",
-                *(seen, len(self.validated_on), self.path.name),
-            )
-        elif published is not None and seen:
-            logger.info(
-                "%s stays: it belongs to fold %d and was trained on %d of the %d validation cases; those of this run"
-                " are %s.",
-                *(self.path.name, published.fold, seen, len(self.validated_on), short_name(self.folder / BEST)),
-            )
+        self._note_best(engine)  # the last epoch is validated after all, where the interval left it out
+        if self._is_published():  # and the run died before all was written
+            wait_for_others()
+            if is_main_process():
+                write_trained_cases(self.path, self.fold, self.trained_on, self.origin)
+            return
+        if not self._is_comparable():
             return
         weights = self.average.weights()
         if self.evaluator.state.epoch_length:
@@ -165,27 +164,67 @@ class PublishModel:
         if is_main_process():
             self._publish(weights)
 
+    def _is_comparable(self) -> bool:
+        """Whether both, these weights and those that are there, know this run's validation cases equally little."""
+        published = read_trained_cases(self.path)
+        if published is None:
+            return True
+        cases = hashes_of(self.validated_on)
+        seen_there, seen_here = published.hashes & cases, self.origin.hashes & cases
+        if seen_there == seen_here:
+            if seen_there:
+                logger.warning(
+                    "%d of the %d validation cases are among those that %s, and what this run started from, was trained"
+                    " on: its score and that of this run are both too good.",
+                    *(len(seen_there), len(cases), self.path.name),
+                )
+            return True
+        if seen_there - seen_here:
+            reason = f"it belongs to fold {published.fold} and was trained on {len(seen_there)}"
+        else:
+            reason = f"what this run started from was trained on {len(seen_here)}"
+        logger.info(
+            "%s stays: %s of the %d validation cases; those of this run are %s.",
+            *(self.path.name, reason, len(cases), short_name(self.folder / BEST)),
+        )
+        return False
+
+    def _is_published(self) -> bool:
+        """Whether the bundle has the best weights of this run already, without the note of what they have seen."""
+        best = self.folder / BEST
+        here = is_main_process() and best.is_file() and self.path.is_file() and read_trained_cases(self.path) is None
+        return bool(from_main_process(int(here and self._is_same_as_published(load_checkpoint(best)))))
+
+    def _is_same_as_published(self, weights: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the bundle has these weights, as exact as they are kept there."""
+        if not self.path.is_file():
+            return False
+        try:
+            published = state_dict_of(load_checkpoint(self.path), short_name(self.path))
+        except CheckpointError:
+            return False  # said when it is replaced
+        return published.keys() == weights.keys() and all(
+            torch.equal(tensor.cpu().half(), published[name].half()) for name, tensor in weights.items()
+        )
+
     def _publish(self, weights: Mapping[str, torch.Tensor]) -> None:
+        remove_unfinished(self.path.parent, OLD_S)
         if self.path.is_file():
             with replacing(self.folder / REPLACED) as temporary:
                 shutil.copyfile(self.path, temporary)
             logger.info("The weights that were there are kept as %s.", short_name(self.folder / REPLACED))
         save_atomically({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, self.path)
-        write_trained_cases(self.path, self.fold, self.trained_on, self._before)
+        write_trained_cases(self.path, self.fold, self.trained_on, self.origin)
 
-    def _note_start(self, _engine: Engine) -> None:
+    def _note_start(self, engine: Engine) -> None:
         """Stands behind what loads weights into the network in the list of handlers."""
-        if not self.path.is_file():
-            return
-        try:
-            published = state_dict_of(load_checkpoint(self.path), short_name(self.path))
-        except CheckpointError:
-            return  # said when it is replaced
-        here = bare(self.network).state_dict()
-        self._started_from_published = published.keys() == here.keys() and all(
-            torch.equal(tensor.cpu().half(), published[name].half()) for name, tensor in here.items()
-        )
-        self._before = read_trained_cases(self.path) if self._started_from_published else None
+        best = self.folder / BEST
+        if engine.state.iteration > 0:  # a run that goes on, and may have died before it had noted its best weights
+            known = self.evaluator.state.best_metric_epoch >= 0 and best.is_file()
+            if known and is_main_process() and read_trained_cases(best) is None:
+                write_trained_cases(best, self.fold, self.trained_on, self.origin)
+        elif self._is_same_as_published(bare(self.network).state_dict()):
+            self.origin.add(read_trained_cases(self.path))
 
     def _check_inputs(self, _engine: Engine) -> None:
         try:
@@ -199,17 +238,11 @@ class PublishModel:
                     " its weights: plan the bundle again with that value under `overrides` of the task card."
                 )
 
-    def _validate_last(self, engine: Engine) -> None:
-        self.evaluator.run(engine.state.epoch)
-        if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process():
-            save_atomically(self.average.weights(), self.folder / BEST)
-            self._note_best(engine)
-
     def _note_best(self, engine: Engine) -> None:
         """Stands after what saves the best weights in the list of handlers."""
         best = self.folder / BEST
         if self.evaluator.state.best_metric_epoch == engine.state.epoch and is_main_process() and best.is_file():
-            write_trained_cases(best, self.fold, self.trained_on, self._before)
+            write_trained_cases(best, self.fold, self.trained_on, self.origin)
 
     def _score_of_published(self) -> float | None:
         """Mean Dice of the weights in the bundle on this run's validation cases; None if there are none that fit."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.io.splits import LARGEST_SEED
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,16 @@ MOMENTUM = 0.99
 LEAST_ITERATIONS, LEAST_MINUTES = 500, 5.0
 """Of a training that is compiled unasked."""
 DATABASES = ("http://", "https://", "sqlite:///", "mysql", "postgresql", "mssql", "databricks")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what the sources of random numbers could not take, before scans are read.
+
+    Raises:
+        ConfigError: `seed` is no whole number, negative or too large.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError(f"seed must be a whole number from 0 to {LARGEST_SEED}, not {seed!r}.")
 
 
 def make_optimizer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from unet_bundle.errors import CheckpointError, ConfigError
-from unet_bundle.networks.checkpoint import load_checkpoint, load_weights, short_name
+from unet_bundle.io.files import remove_unfinished
+from unet_bundle.networks.checkpoint import load_weights, short_name
 from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, LAST, save_atomically
 from unet_bundle.training.data import CaseSampler
-from unet_bundle.training.distributed import (
-    from_main_process,
-    in_any_process,
-    is_distributed,
-    is_main_process,
-    is_restarted,
-    launch_id,
-    wait_for_others,
-)
+from unet_bundle.training.distributed import in_any_process, is_distributed, is_main_process, launch_id, wait_for_others
 from unet_bundle.training.handlers import TrainingLog, on_failure
+from unet_bundle.training.run_record import RunRecord
+from unet_bundle.training.run_state import read_state
 from unet_bundle.training.steps import TrainStep
 from unet_bundle.training.stopping import StopSignals
+from unet_bundle.training.trained_cases import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -36,58 +33,6 @@ EARLIER = "earlier_"
 """What the files of the run before are called by, when a new one starts in its folder."""
 KEPT = "epoch_{:05d}.pt"
 """The state after an epoch that is kept for good."""
-STATE_KEYS = frozenset(
-    {
-        "network", "optimizer", "average", "step", "log", "epoch", "progress", "configured_epochs", "epoch_pending",
-        "finished", "best_metric", "best_metric_epoch", "validated_epoch", "launch",
-    }
-)  # fmt: skip
-"""What the state of a run holds: tensors and plain values. All randomness is a function of seed and iteration."""
-
-
-def goes_on(folder: str, resume: bool | str = False) -> bool:
-    """Whether a run goes on from the state in its folder, or starts anew.
-
-    Where torchrun has started the processes again because one had died, it goes on from what this run has saved.
-
-    Args:
-        folder: of the run.
-        resume: true, false, or ``"auto"``: if there is the state of a run that did not come to its end.
-
-    Raises:
-        ConfigError: `resume` is something else.
-        CheckpointError: the state cannot be read.
-    """
-    if resume not in (True, False, "auto"):
-        raise ConfigError(f"resume must be true, false or auto, not {resume!r}.")
-    if resume != "auto" and (resume or not is_restarted()):
-        return bool(resume)
-    return bool(from_main_process(int(is_main_process() and _is_unfinished(Path(folder) / LAST, resume == "auto"))))
-
-
-def _is_unfinished(path: Path, of_any_launch: bool) -> bool:
-    state = load_checkpoint(path) if path.is_file() else None
-    if not isinstance(state, dict) or set(state) != STATE_KEYS or state["finished"]:
-        return False
-    return of_any_launch or state["launch"] == launch_id()
-
-
-def is_finished(folder: Path, max_epochs: int) -> bool:
-    """Whether a run came to its end, and needs no more epochs.
-
-    Args:
-        folder: of the run.
-        max_epochs: as the config has it; a run that was started with another number is to have this one.
-
-    Raises:
-        CheckpointError: its state cannot be read.
-    """
-    state = load_checkpoint(folder / LAST) if (folder / LAST).is_file() else None
-    if not isinstance(state, dict) or set(state) != STATE_KEYS:
-        return False
-    as_configured = state["configured_epochs"] == max_epochs
-    wanted = state["progress"]["max_epochs"] if as_configured else max_epochs
-    return bool(state["finished"] and state["epoch"] >= wanted)
 
 
 class RunCheckpoints:
@@ -109,10 +54,12 @@ class RunCheckpoints:
         log: the same.
         save_minutes: also save when this many minutes have passed, in the middle of an epoch; None does not.
         keep_every: epochs between two states that are kept for good, as ``epoch_00010.pt``; None keeps none.
+        record: what a run that goes on must have in common with the one whose state it is; None checks nothing.
+        origin: what is known of the weights the run started from, kept too.
 
     Raises:
         ConfigError: `save_minutes` or `keep_every` is not positive.
-        CheckpointError: when training starts, if there is no state to resume or it does not fit.
+        CheckpointError: when training starts, if there is no state to resume, it does not fit or is of another run.
     """
 
     def __init__(
@@ -128,6 +75,8 @@ class RunCheckpoints:
         log: TrainingLog | None = None,
         save_minutes: float | None = None,
         keep_every: int | None = None,
+        record: RunRecord | None = None,
+        origin: Origin | None = None,
     ) -> None:
         for name, value in (("save_minutes", save_minutes), ("keep_every", keep_every)):
             if value is not None and not value > 0:
@@ -142,6 +91,8 @@ class RunCheckpoints:
         self.parts: dict[str, Any] = {"average": self.average, "step": step or TrainStep()}
         self.log = log or TrainingLog(evaluator, folder)
         self.parts["log"] = self.log
+        self.parts["origin"] = origin or Origin()
+        self.record = record
         self.save_minutes = save_minutes
         self.keep_every = keep_every
         self._configured_epochs = 0
@@ -156,8 +107,7 @@ class RunCheckpoints:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._case_validated, engine)
-        # Weights are published when all is saved: there a signal may end the process at once.
-        engine.add_event_handler(Events.COMPLETED, lambda _engine: self._signals.unwatch())
+        engine.add_event_handler(Events.COMPLETED, self._completed)
         on_failure(engine, self._failed)
 
     # --- start --------------------------------------------------------------------------------------------------
@@ -169,11 +119,13 @@ class RunCheckpoints:
         if not engine.has_event_handler(self._finish, Events.COMPLETED):
             engine.add_event_handler(Events.COMPLETED, self._finish)  # behind what publishes the weights
         self._signals.watch()
+        if is_main_process():
+            remove_unfinished(self.folder)
         if self.resume:
             self.resume = False  # a host may run the engine again, from where it is then
             self._load(engine)
-            if self._epoch_pending:
-                self._complete_epoch(engine)
+            if self._epoch_pending and not engine.has_event_handler(self._complete_epoch, Events.STARTED):
+                engine.add_event_handler(Events.STARTED, self._complete_epoch)  # when all others have started
         elif is_main_process() and engine.state.epoch == 0:
             # What an earlier run left must not be taken for this one's; weights are dear, so it is not removed.
             for path in (self.folder / LAST, self.folder / BEST, *self.folder.glob("epoch_?????.pt")):
@@ -183,11 +135,8 @@ class RunCheckpoints:
     def _load(self, engine: Engine) -> None:
         path = self.folder / LAST
         name = short_name(path)
-        if not path.is_file():
-            raise CheckpointError(f"{name} is missing, there is no run to resume: start anew without --resume.")
-        state = load_checkpoint(path)
-        if not isinstance(state, dict) or set(state) != STATE_KEYS:
-            raise CheckpointError(f"{name} is not the state of a run to resume: start anew without --resume.")
+        state = read_state(path)
+        self._check_record(state.get("record"), name)
         progress = dict(state["progress"])
         if progress["epoch_length"] != engine.state.epoch_length:
             raise CheckpointError(
@@ -199,13 +148,17 @@ class RunCheckpoints:
         missing = progress["max_epochs"] * progress["epoch_length"] - progress["iteration"]
         if missing < 0 or (missing == 0 and state["finished"]):
             raise CheckpointError(f"{name} has {state['epoch']} epochs already: ask for more by --max_epochs.")
-        if state["best_metric_epoch"] >= 0 and not (self.folder / BEST).is_file():
+        at_best = not state["epoch_pending"] and (
+            state["best_metric_epoch"] * progress["epoch_length"] == progress["iteration"]
+        )
+        if state["best_metric_epoch"] >= 0 and not at_best and not (self.folder / BEST).is_file():
             raise CheckpointError(f"{short_name(self.folder / BEST)} is missing: start anew without --resume.")
         load_weights(self.network, state["network"], name)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             for key, part in self.parts.items():
-                part.load_state_dict(state[key])
+                if key in state:
+                    part.load_state_dict(state[key])
         except (KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{name} was made with another optimizer or ema_decay: resume with the settings it was started with."
@@ -216,7 +169,22 @@ class RunCheckpoints:
         self.evaluator.state.epoch = state["validated_epoch"]
         self._epoch_pending = state["epoch_pending"]
         self._skip_what_was_seen(engine)
+        if at_best and is_main_process():  # a run may die between its state and these
+            save_atomically(self.average.weights(), self.folder / BEST)
         logger.info("Resumed after iteration %d, epoch %d of %s.", *_place(engine), engine.state.max_epochs)
+
+    def _check_record(self, state: Any, name: str) -> None:
+        if self.record is None:
+            return
+        if not state:
+            logger.info("%s does not say with which settings and cases it was made: they are not checked.", name)
+            return
+        differing = self.record.differences(state)
+        if differing:
+            raise CheckpointError(
+                f"{name} was made with {', '.join(differing)}: resume with what it was started with, or start anew"
+                " without --resume."
+            )
 
     def _skip_what_was_seen(self, engine: Engine) -> None:
         within_epoch = engine.state.iteration % (engine.state.epoch_length or 1)
@@ -225,23 +193,37 @@ class RunCheckpoints:
             loader.sampler.start_at(within_epoch * loader.batch_size)
 
     def _complete_epoch(self, engine: Engine) -> None:
-        """Do what the run did not come to after the last step of an epoch."""
-        if engine.state.epoch % self.interval == 0:
-            self.evaluator.run(engine.state.epoch)
-        self.log.write(engine)
-        self._epoch_completed(engine)
+        """Do all that the run did not come to after the last step of an epoch."""
+        if self._epoch_pending:
+            engine.fire_event(Events.EPOCH_COMPLETED)
+            state: Any = engine.state
+            # The score of the training patches, which this process has not seen: no number, and nothing to beat.
+            if math.isnan(getattr(state, "best_metric", 0.0)):
+                state.best_metric = state.best_metric_epoch = -1
 
     # --- while it runs ------------------------------------------------------------------------------------------
 
     def _iteration_completed(self, engine: Engine) -> None:
         self._epoch_pending = engine.state.iteration % (engine.state.epoch_length or 1) == 0
         overdue = self.save_minutes is not None and time.monotonic() - self._saved_at >= self.save_minutes * 60
+        self._stop_if_asked(engine)
+        if overdue and _can_skip(engine) and is_main_process():
+            self._save(engine)
+
+    def _stop_if_asked(self, engine: Engine) -> None:
         if in_any_process(self._signals.received is not None, engine.state.device):  # type: ignore[attr-defined]
             self._save_and_tell(engine)
             wait_for_others()  # torchrun ends all when one ends: not while the state is being written
             self._signals.stop()
-        elif overdue and _can_skip(engine) and is_main_process():
-            self._save(engine)
+
+    def _completed(self, engine: Engine) -> None:
+        self._stop_if_asked(engine)  # to validate and to publish may take longer than a scheduler waits
+        self._signals.unwatch()  # all is saved: from here on a signal may end the process at once
+        # A cross-validation scores a run's best weights, published or not: the last epochs count among them.
+        if self.evaluator.state.epoch_length and self.evaluator.state.epoch != engine.state.epoch:
+            self.evaluator.run(engine.state.epoch)
+            if is_main_process() and self.evaluator.state.best_metric_epoch == engine.state.epoch:
+                self._save_best(engine)
 
     def _case_validated(self, _evaluator: Engine, engine: Engine) -> None:
         if self._signals.received is not None and self._epoch_pending:
@@ -269,8 +251,8 @@ class RunCheckpoints:
             return
         epoch = engine.state.epoch
         if self.evaluator.state.best_metric_epoch == epoch:
-            save_atomically(self.average.weights(), self.folder / BEST)
-        if epoch % self.interval == 0 or epoch == engine.state.max_epochs:
+            self._save_best(engine)
+        elif epoch % self.interval == 0 or epoch == engine.state.max_epochs:
             self._save(engine)
         if self.keep_every is not None and epoch % self.keep_every == 0:
             save_atomically(self._state(engine), self.folder / KEPT.format(epoch))
@@ -278,6 +260,11 @@ class RunCheckpoints:
     def _finish(self, engine: Engine) -> None:
         if is_main_process():
             self._save(engine, finished=True)
+
+    def _save_best(self, engine: Engine) -> None:
+        # The state first: it knows that its weights are the best, and a resumed run makes the other file of it again.
+        self._save(engine)
+        save_atomically(self.average.weights(), self.folder / BEST)
 
     def _save(self, engine: Engine, finished: bool = False) -> None:
         save_atomically({**self._state(engine), "finished": finished}, self.folder / LAST)
@@ -298,6 +285,7 @@ class RunCheckpoints:
             "best_metric_epoch": int(evaluated.best_metric_epoch),
             "validated_epoch": int(evaluated.epoch),
             "launch": launch_id(),
+            "record": {} if self.record is None else self.record.state_dict(),
         }
 
 

@@ -17,7 +17,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
-from unet_bundle.errors import UnetBundleError
+from unet_bundle.errors import ConfigError, UnetBundleError
 from unet_bundle.precision import autocast, check_precision, resolve_precision
 from unet_bundle.training.distributed import in_any_process
 
@@ -48,7 +48,7 @@ class TrainStep:
             windows come in other numbers, runs it as it is.
 
     Raises:
-        ConfigError: `precision` is unknown, or not for the device.
+        ConfigError: `precision` is unknown, or not for the device; or another value makes no sense.
         DivergedError: more than `max_bad_steps` steps in a row were not finite.
     """
 
@@ -61,6 +61,10 @@ class TrainStep:
         compiled: bool = False,
     ) -> None:
         self.precision = check_precision(precision)
+        if max_gradient_norm is not None and not max_gradient_norm > 0:
+            raise ConfigError(f"max_gradient_norm must be positive, or null for no limit, not {max_gradient_norm!r}.")
+        if max_bad_steps < 0:
+            raise ConfigError(f"max_bad_steps must be 0 or more, not {max_bad_steps!r}.")
         self.seed = seed
         self.max_gradient_norm = max_gradient_norm
         self.max_bad_steps = max_bad_steps

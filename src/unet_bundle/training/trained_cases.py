@@ -23,18 +23,46 @@ class TrainedCases:
     Attributes:
         fold: that they were validated on.
         hashes: of the names of the cases they were trained on; names may be private.
+        complete: whether these are all: false where they started from weights of which nothing is known.
     """
 
     fold: int
     hashes: frozenset[str]
+    complete: bool = True
 
     def among(self, cases: Iterable[Mapping[str, Any]]) -> int:
         """How many of the cases (dictionaries with an ``"image"`` path) the weights were trained on."""
         return sum(_hash_of(case) in self.hashes for case in cases)
 
 
+class Origin:
+    """The cases that the weights a run starts from were trained on; they count among its own, also when it is resumed.
+
+    Attributes:
+        hashes: as of `TrainedCases`; empty for a start from nothing.
+        complete: alike.
+    """
+
+    def __init__(self) -> None:
+        self.hashes: frozenset[str] = frozenset()
+        self.complete = True
+
+    def add(self, trained: TrainedCases | None) -> None:
+        """The run starts from these weights, too; None if nothing is known of them."""
+        self.hashes |= frozenset() if trained is None else trained.hashes
+        self.complete = self.complete and trained is not None and trained.complete
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"hashes": sorted(self.hashes), "complete": self.complete}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what was known when the run started."""
+        self.hashes, self.complete = frozenset(state["hashes"]), bool(state["complete"])
+
+
 def write_trained_cases(
-    weights: Path, fold: int, cases: Iterable[Mapping[str, Any]], before: TrainedCases | None = None
+    weights: Path, fold: int, cases: Iterable[Mapping[str, Any]], origin: Origin | None = None
 ) -> Path:
     """Note beside weights what they were trained on.
 
@@ -42,15 +70,17 @@ def write_trained_cases(
         weights: their file, which the note belongs to: it holds its hash, too.
         fold: that they were validated on.
         cases: that they were trained on, with an ``"image"`` path each, from which the name is taken.
-        before: what is known of the weights that their training started from.
+        origin: what is known of the weights that their training started from; None: it started from nothing.
 
     Returns:
         The note, ``model.json`` for ``model.pt``.
     """
+    origin = origin or Origin()
     content = {
         "weights": _short(weights.read_bytes()),
         "fold": fold,
-        "trained_on": sorted({_hash_of(case) for case in cases} | (before.hashes if before else frozenset())),
+        "trained_on": sorted(hashes_of(cases) | origin.hashes),
+        **({} if origin.complete else {"complete": False}),
     }
     write_text(_note(weights), json.dumps(content, indent=1) + "\n")
     return _note(weights)
@@ -62,9 +92,15 @@ def read_trained_cases(weights: Path) -> TrainedCases | None:
         content = json.loads(_note(weights).read_text(encoding="utf-8"))
         if content["weights"] != _short(weights.read_bytes()):
             return None
-        return TrainedCases(int(content["fold"]), frozenset(content["trained_on"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        complete = content.get("complete", True) is True
+        return TrainedCases(int(content["fold"]), frozenset(content["trained_on"]), complete)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def hashes_of(cases: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """What stands for cases (dictionaries with an ``"image"`` path) in `TrainedCases`."""
+    return frozenset(_hash_of(case) for case in cases)
 
 
 def _note(weights: Path) -> Path:

@@ -30,6 +30,7 @@ from unet_bundle.planning.template.shared import (
 
 READY: list[Config] = [
     {"_target_": "unet_bundle.training.check_mlflow", "uri": "@mlflow_uri"},
+    {"_target_": "unet_bundle.training.check_seed", "seed": "@seed"},
     {"_target_": "monai.utils.set_determinism", "seed": "@seed"},
     # Below the wrapper of several processes, and before that is made.
     {
@@ -71,6 +72,8 @@ def train_config(plan: Plan) -> Config:
         "schedule": "cosine",
         "warmup_iterations": 50,
         "weight_decay": 0.01,
+        "max_gradient_norm": 12.0,
+        "max_bad_steps": 10,
         "ema_decay": 0.0,
         "precision": "auto",
         "compile": "auto",
@@ -116,6 +119,16 @@ def train_config(plan: Plan) -> Config:
             "evaluator": "@validate::evaluator",
             "decay": "@ema_decay",
         },
+        "origin": {"_target_": "unet_bundle.training.Origin"},
+        "record": {
+            "_target_": "unet_bundle.training.RunRecord",
+            "fold": "@fold",
+            "seed": "@seed",
+            "batch_size": "@batch_size",
+            "optimizer": "@optimizer",
+            "training": "@train::dataset::data",
+            "validation": "@validate::dataset::data",
+        },
         "train": {
             "deterministic_transforms": loading(plan, ["image", "label"]),
             "spatial": spatial(plan),
@@ -160,6 +173,8 @@ def train_config(plan: Plan) -> Config:
             "step": {
                 "_target_": "unet_bundle.training.TrainStep",
                 "precision": "@precision",
+                "max_gradient_norm": "@max_gradient_norm",
+                "max_bad_steps": "@max_bad_steps",
                 "seed": "@seed",
                 "compiled": "@compiles",
             },
@@ -177,6 +192,7 @@ def train_config(plan: Plan) -> Config:
                     "resume": "@goes_on",
                     "inputs": _inputs(),
                     "validated_on": "@validate::dataset::data",
+                    "origin": "@origin",
                 },
                 {
                     "_target_": "unet_bundle.training.LearningRate",
@@ -217,6 +233,8 @@ def train_config(plan: Plan) -> Config:
                     "log": "@train::log",
                     "save_minutes": "@save_minutes",
                     "keep_every": "@keep_every",
+                    "record": "@record",
+                    "origin": "@origin",
                 },
                 {
                     "_target_": "unet_bundle.training.PublishModel",
@@ -231,6 +249,7 @@ def train_config(plan: Plan) -> Config:
                     "trained_on": "@train::dataset::data",
                     "validated_on": "@validate::dataset::data",
                     "average": "@average",
+                    "origin": "@origin",
                 },
                 {"_target_": "unet_bundle.training.Progress", "description": "Training"},
                 {

@@ -1,0 +1,89 @@
+"""The state of a run as a file: what it holds, and whether a run goes on from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unet_bundle.errors import CheckpointError, ConfigError
+from unet_bundle.networks.checkpoint import load_checkpoint, short_name
+from unet_bundle.training.checkpoints import LAST
+from unet_bundle.training.distributed import from_main_process, is_main_process, is_restarted, launch_id
+
+STATE_KEYS = frozenset(
+    {
+        "network", "optimizer", "average", "step", "log", "epoch", "progress", "configured_epochs", "epoch_pending",
+        "finished", "best_metric", "best_metric_epoch", "validated_epoch", "launch",
+    }
+)  # fmt: skip
+"""What the state of a run holds: tensors and plain values. All randomness is a function of seed and iteration."""
+LATER_KEYS = frozenset({"record", "origin"})
+"""The same, but not in states that were written before there was such a thing."""
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state to resume.
+
+    Raises:
+        CheckpointError: the file is missing, cannot be read, or is something else.
+    """
+    name = short_name(path)
+    if not path.is_file():
+        raise CheckpointError(f"{name} is missing, there is no run to resume: start anew without --resume.")
+    state = _state_in(path)
+    if state is None:
+        raise CheckpointError(f"{name} is not the state of a run to resume: start anew without --resume.")
+    return state
+
+
+def goes_on(folder: str, resume: bool | str = False) -> bool:
+    """Whether a run goes on from the state in its folder, or starts anew.
+
+    Where torchrun has started the processes again because one had died, it goes on from what this run has saved.
+
+    Args:
+        folder: of the run.
+        resume: true, false, or ``"auto"``: if there is the state of a run that did not come to its end.
+
+    Raises:
+        ConfigError: `resume` is something else.
+        CheckpointError: the state cannot be read.
+    """
+    if resume not in (True, False, "auto"):
+        raise ConfigError(f"resume must be true, false or auto, not {resume!r}.")
+    if resume != "auto" and (resume or not is_restarted()):
+        return bool(resume)
+    return bool(from_main_process(int(is_main_process() and _is_unfinished(Path(folder) / LAST, resume == "auto"))))
+
+
+def is_finished(folder: Path, max_epochs: int) -> bool:
+    """Whether a run came to its end, and needs no more epochs.
+
+    Args:
+        folder: of the run.
+        max_epochs: as the config has it; a run that was started with another number is to have this one.
+
+    Raises:
+        CheckpointError: its state cannot be read.
+    """
+    state = _state_in(folder / LAST)
+    if state is None:
+        return False
+    as_configured = state["configured_epochs"] == max_epochs
+    wanted = state["progress"]["max_epochs"] if as_configured else max_epochs
+    return bool(state["finished"] and state["epoch"] >= wanted)
+
+
+def _is_unfinished(path: Path, of_any_launch: bool) -> bool:
+    state = _state_in(path)
+    if state is None or state["finished"]:
+        return False
+    return of_any_launch or state["launch"] == launch_id()
+
+
+def _state_in(path: Path) -> dict[str, Any] | None:
+    """What a file holds, if that is the state of a run."""
+    state = load_checkpoint(path) if path.is_file() else None
+    if not isinstance(state, dict) or not STATE_KEYS <= set(state) <= STATE_KEYS | LATER_KEYS:
+        return None
+    return state
