@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unet_bundle.labeling.annotations import split_cases, unknown_values, usable_cases
-from unet_bundle.training.trained_cases import read_trained_cases, write_trained_cases
+from unet_bundle.training.trained_cases import Origin, read_trained_cases, write_trained_cases
 
 KNOWN = {0, 1, 2}
 
@@ -67,4 +67,6 @@ def test_labels_that_come_one_by_one_are_trained_on_or_kept_back_for_good(tmp_pa
         assert bool(validation) == (count > 1)
         assert not seen & names(validation)
         seen |= names(training)
-        write_trained_cases(weights, 0, training, read_trained_cases(weights))
+        origin = Origin()
+        origin.add(read_trained_cases(weights))
+        write_trained_cases(weights, 0, training, origin)
