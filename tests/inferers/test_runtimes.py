@@ -105,7 +105,7 @@ def test_what_the_network_refuses_is_refused(name: str) -> None:
 
 def test_unknown_runtimes_and_impossible_ones_are_refused(network: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = torch.zeros(1, 1, 8, 8, 8)
-    with pytest.raises(ConfigError, match=r"runtime must be one of torch, compiled, .*auto, or a file .*, not 'tensorflow'"):
+    with pytest.raises(ConfigError, match=r"runtime must be one of torch, .*auto, or a file .*, not 'tensorflow'"):
         ScanInferer((8, 8, 8), runtime="tensorflow")
     with pytest.raises(ConfigError, match="runtime 'onnxruntime' computes in float32 only: set precision to that"):
         Runtime("onnxruntime")(network, windows, dtype=torch.bfloat16)
