@@ -18,7 +18,7 @@ author = "the unet-bundle authors"
 release = version = __version__
 copyright = author  # noqa: A001 - Sphinx's name
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "docstrings"]
 exclude_patterns = ["_ext"]
 source_suffix = {".md": "markdown"}
 
@@ -36,9 +36,15 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 nitpicky = True
-# Classes of other projects, whose own pages are not at hand when this is built without a network.
+# Classes of other projects, whose own pages are not at hand when this is built without a network; and those of ours that
+# are no public names.
+OTHERS = "torch|monai|ignite|numpy|np|npt|nib|nibabel|pydicom|collections|argparse|pathlib|types|typing|contextlib|os"
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|monai|ignite|numpy|np|npt|nib|nibabel|pydicom|collections|argparse|pathlib|types|typing)\..*"),
+    (r"py:.*", rf"({OTHERS})\..*"),
+    (r"py:class", r"nn\.Module|Evaluator|Path|Optimizer|_Loss|Compose|Array|Regions|CaseT"),
+    (r"py:class", r"unet_bundle\.io\.(splits\.CaseT|dicom\..*|label_writer\.LabelWriter|layouts\.survey\.Problem)"),
+    (r"py:class", r"unet_bundle\.(planning\.model\.Model|inferers\.exported\..*)"),
+    (r"py:exc", r"DivergedError"),
 ]
 
 html_theme = "furo"

@@ -142,9 +142,7 @@ def configs_page() -> str:
     order = [name for name in meanings if name in shipped]
     sections = []
     for file in order:
-        rows = [
-            f"| `{key}` | {meaning_of(key, file, meanings)} | {_shown(shipped[file], key)} |" for key in keys[file]
-        ]
+        rows = [f"| `{key}` | {meaning_of(key, file, meanings)} | {_shown(shipped[file], key)} |" for key in keys[file]]
         sections.append("\n".join([f"## {file}\n", "| key | meaning | here |", "| --- | --- | --- |", *rows]))
     rows = [f"| `{key}` | {meanings[TENSOR][key]} |" for key in keys[TENSOR]]
     sections.append("\n".join(["### What is said of a tensor\n", "| key | meaning |", "| --- | --- |", *rows]))
