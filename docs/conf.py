@@ -36,8 +36,8 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 nitpicky = True
-# Classes of other projects, whose own pages are not at hand when this is built without a network; and those of ours that
-# are no public names.
+# Classes of other projects, whose own pages are not at hand when this is built without a network; and those of ours
+# that are no public names.
 OTHERS = "torch|monai|ignite|numpy|np|npt|nib|nibabel|pydicom|collections|argparse|pathlib|types|typing|contextlib|os"
 nitpick_ignore_regex = [
     (r"py:.*", rf"({OTHERS})\..*"),
