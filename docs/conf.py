@@ -49,7 +49,8 @@ nitpick_ignore_regex = [
 
 html_theme = "furo"
 html_title = f"unet-bundle {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 html_show_sphinx = False
 html_copy_source = False
 

@@ -26,6 +26,8 @@ SEPARATOR = "::"
 WIDTH = "100"
 """Columns of a line of help."""
 
+LONGEST_VALUE = 60
+"""Characters of a value that is shown in a table."""
 FREE = {
     *("labels", "colors", "segments", "regions", "label_terms", "channel_def", "surface_tolerance"),
     *("changelog", "required_packages_version", "key_metric", "family"),
@@ -135,32 +137,30 @@ def meaning_of(key: str, file: str, meanings: Meanings) -> str | None:
 
 
 def configs_page() -> str:
-    """A table of keys for each file, with the value in the shipped bundle, in Markdown."""
+    """A table of keys for each file, with values of the shipped bundle, in Markdown."""
     meanings, keys = read_meanings(), planned_keys()
     files, meta = every_kind()["shipped"]
     shipped = {**files, METADATA: meta}
     order = [name for name in meanings if name in shipped]
     sections = []
     for file in order:
-        rows = [f"| `{key}` | {meaning_of(key, file, meanings)} | {_shown(shipped[file], key)} |" for key in keys[file]]
-        sections.append("\n".join([f"## {file}\n", "| key | meaning | here |", "| --- | --- | --- |", *rows]))
+        rows = [f"| `{key}` | {meaning_of(key, file, meanings)}{_shown(shipped[file], key)} |" for key in keys[file]]
+        sections.append("\n".join([f"## {file}\n", "| key | meaning |", "| --- | --- |", *rows]))
     rows = [f"| `{key}` | {meanings[TENSOR][key]} |" for key in keys[TENSOR]]
     sections.append("\n".join(["### What is said of a tensor\n", "| key | meaning |", "| --- | --- |", *rows]))
     return "\n\n".join(sections)
 
 
 def _shown(config: Mapping[str, Any], key: str) -> str:
-    """The value in the shipped bundle as a cell of a table: plain values in full, a component by its target."""
+    """The value in the shipped bundle, in brackets: a plain one if it is short, a component by its target."""
     value: Any = config
     for name in key.split(SEPARATOR):
-        if not isinstance(value, Mapping):
-            return ""
         found = [written for written in value if written.removeprefix("+") == name]
         if not found:
             return ""
         value = value[found[0]]
     if isinstance(value, Mapping):
-        return f"`{value['_target_']}`" if "_target_" in value else ""
-    text = json.dumps(value, ensure_ascii=False).replace("|", "\\|")
-    is_short = len(text) <= 60 and not (isinstance(value, list) and any(isinstance(item, Mapping) for item in value))
-    return f"`{text}`" if is_short else ""
+        text = str(value.get("_target_", ""))
+    else:
+        text = json.dumps(value, ensure_ascii=False).replace("|", "\\|")
+    return f" (here `{text}`)" if 0 < len(text) <= LONGEST_VALUE and "{" not in text else ""

@@ -71,8 +71,10 @@ def test_the_page_explains_every_key_in_a_row(generated: ModuleType) -> None:
             section = page.split(f"## {file}\n")[1].split("\n## ")[0]
             for key in names:
                 assert f"\n| `{key}` | " in section, f"{file}: {key}"
-    assert "None |" not in page
+    assert "| None" not in page
     assert "| `compile` | whether torch.compile" in page
+    assert "are kept back (here `0`) |" in page
+    assert "(here `unet_bundle.training.make_optimizer`) |" in page
 
 
 def test_every_verb_is_on_the_page_of_commands(generated: ModuleType) -> None:
