@@ -10,6 +10,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -141,10 +142,12 @@ class Parsers:
 
     def _script(self, path: Path, arguments: Sequence[str]) -> None:
         """Run a script up to the point where its arguments are parsed."""
-        parse = argparse.ArgumentParser.parse_args
+        parse = argparse.ArgumentParser.parse_known_args
 
-        def stop(parser: argparse.ArgumentParser, given: Sequence[str] | None = None, *_: Any) -> None:
-            parse(parser, arguments if given is None else given)
+        def stop(parser: argparse.ArgumentParser, *_: Any, strict: bool) -> None:
+            unknown = parse(parser, list(arguments))[1]
+            if unknown and strict:
+                parser.error(f"unrecognized arguments: {' '.join(unknown)}")
             raise _ParsedError
 
         missing = list(_missing_modules(path))
@@ -152,7 +155,8 @@ class Parsers:
             patch.syspath_prepend(str(path.parent))
             for name in missing:
                 patch.setitem(sys.modules, name, MagicMock())
-            patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+            patch.setattr(argparse.ArgumentParser, "parse_args", partialmethod(stop, strict=True))
+            patch.setattr(argparse.ArgumentParser, "parse_known_args", partialmethod(stop, strict=False))
             patch.setattr(sys, "argv", [path.name, *arguments])
             with pytest.raises(_ParsedError):
                 runpy.run_path(str(path), run_name="__main__")
