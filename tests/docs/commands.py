@@ -78,6 +78,11 @@ def inline_commands() -> Iterator[Command]:
                     yield Command(page.relative_to(ROOT).as_posix(), token.map[0] + 1, child.content)
 
 
+def programs() -> list[Block]:
+    """Blocks of Python that are whole programs: those that import what they use."""
+    return [block for block in blocks() if block.language in {"", "python"} and _is_python(block.text)]
+
+
 def is_program(word: str) -> bool:
     return word in PROGRAMS or word.startswith(".venv")
 
@@ -139,11 +144,13 @@ class Exceptions:
     Attributes:
         reasons: reason by command.
         not_commands: first lines of blocks that are no commands.
+        programs: reason by the first line of a program in Python.
         shorter: what is replaced in commands before they are run.
     """
 
     reasons: dict[str, str]
     not_commands: list[str]
+    programs: dict[str, str]
     shorter: dict[str, str]
 
 
@@ -151,7 +158,8 @@ def read_exceptions() -> Exceptions:
     """The list beside this file."""
     content = yaml.safe_load((Path(__file__).parent / "exceptions.yaml").read_text(encoding="utf-8"))
     reasons = {command: group["reason"] for group in content["exceptions"] for command in group["commands"]}
-    return Exceptions(reasons, content["not_commands"], {each["say"]: each["run"] for each in content["shorter"]})
+    shorter = {each["say"]: each["run"] for each in content["shorter"]}
+    return Exceptions(reasons, content["not_commands"], content["programs"], shorter)
 
 
 def all_commands(exceptions: Exceptions) -> list[Command]:

@@ -76,6 +76,8 @@ def test_no_exception_has_outlived_its_command(commands: ModuleType, exceptions:
     assert sorted(set(exceptions.reasons) - texts) == [], "these commands are on no page any more"
     first_lines = {block.first_line for block in commands.blocks()}
     assert sorted(set(exceptions.not_commands) - first_lines) == [], "these blocks are on no page any more"
+    programs = {block.first_line for block in commands.programs()}
+    assert sorted(set(exceptions.programs) - programs) == [], "these programs are on no page any more"
     assert not [say for say in exceptions.shorter if not any(say in text for text in texts)]
 
 

@@ -4,6 +4,7 @@ What is not run stands in tests/docs/exceptions.yaml with the reason.
 """
 
 import importlib.util
+import inspect
 import runpy
 import shutil
 import sys
@@ -46,6 +47,7 @@ def _commands() -> ModuleType:
 COMMANDS = _commands()
 EXCEPTIONS = COMMANDS.read_exceptions()
 TO_RUN = [command for command in COMMANDS.all_commands(EXCEPTIONS) if command.text not in EXCEPTIONS.reasons]
+PROGRAMS = [block for block in COMMANDS.programs() if block.first_line not in EXCEPTIONS.programs]
 PAGES = sorted({command.page for command in TO_RUN})
 
 
@@ -66,6 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, synthetic: ModuleType) -> P
     (root / "labelsTr").mkdir()
     shutil.copy(root / "DATASET" / "labelsTr" / images[0].name, root / "labelsTr" / "case.nii.gz")
     synthetic.write_series(root / "STUDY", shape=(40, 40, 10), spacing=(5.0, 5.0, 8.0), modality="MR")
+    (root / "series_folder").symlink_to(root / "STUDY")
     (root / "scripts").symlink_to(ROOT / "scripts")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -127,6 +130,19 @@ def test_the_commands_of_a_page(page: str, folder: Path, monkeypatch: pytest.Mon
         except Exception as error:
             raise AssertionError(f"{command}\n{error}") from error
         _left(words, folder)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda block: f"{block.page}:{block.line}")
+def test_a_program_of_a_page(program: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    monkeypatch.chdir(folder)
+    voxels = np.random.default_rng(0).normal(size=(1, 24, 24, 10)).astype(np.float32)
+    names: dict[str, Any] = {"voxels": voxels, "affine": np.diag([6.0, 6.0, 8.0, 1.0])}
+    exec(compile(inspect.cleandoc(program.text), f"{program.page}:{program.line}", "exec"), names)  # noqa: S102
+    labels = names["labels"]
+    assert labels.ndim == 4
+    assert set(np.unique(labels.numpy())) <= {0, 1, 2, 3}
 
 
 def _left(words: list[str], folder: Path) -> None:
