@@ -14,7 +14,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from unet_bundle.predictor import Predictor
 
 WIDTH = 1080
 """Pixels of a picture's width."""
-COLOURS = 128
-"""Of the palette: dark pictures with few hues look the same with it, at a third of the size."""
+COLOURS = 256
+"""Of the palette, chosen to cover all hues: pictures look the same with it, at a third of the size."""
 SCREEN = (1200, 860)
 """Of the browser that shows the report."""
 
@@ -76,7 +76,7 @@ def draw(demo: Path, folder: Path) -> None:
     path = folder / "tour_predict.png"
     overlay_picture(image, label, segmented, labels, path, "A scan the network never saw", dice=dice, **drawing)
     unsure = Predictor(bundle, overrides={"inferer::output": "entropy", "postprocessing::transforms": []})(str(scan))
-    draw_unsure(image, segmented, unsure[0].numpy(), folder / "tour_annotate.png")
+    draw_unsure(image, segmented, unsure[0].numpy(), {labels[name]: colors[name] for name in names}, folder)
     draw_report(bundle, folder / "tour_report.png")
 
 
@@ -107,7 +107,7 @@ def draw_plan(config: Mapping[str, Any], path: Path) -> None:
         x += width + 1.6
     for left, right in zip(places, reversed(places), strict=True):
         if left[0] < right[0]:
-            y = left[2] / 2 - 0.5
+            y = left[2] / 2 - 0.15
             axes.annotate(
                 "",
                 (right[0] - 0.15, y),
@@ -116,7 +116,7 @@ def draw_plan(config: Mapping[str, Any], path: Path) -> None:
             )
     axes.set_xlim(-0.8, x - 0.8)
     axes.set_ylim(-7.2, 6.2)
-    spacing = " x ".join(f"{edge:g}" for edge in config["spacing"])
+    spacing = " x ".join(f"{edge:.3g}" for edge in config["spacing"])
     title = f"Planned: voxels of {spacing} mm, patches of {' x '.join(map(str, patch))}, {config['batch_size']} a step"
     figure.suptitle(title, color=TEXT, fontsize=13)
     save_png(figure, path)
@@ -133,25 +133,29 @@ def draw_curves(bundle: Path, path: Path) -> None:
     training_curves(curves, path, "Training")
 
 
-def draw_unsure(image: np.ndarray, labels: np.ndarray, entropy: np.ndarray, path: Path) -> None:
+def draw_unsure(
+    image: np.ndarray, labels: np.ndarray, entropy: np.ndarray, colors: Mapping[int, Sequence[int]], folder: Path
+) -> None:
     """A slice, the labels on it, and how unsure the network is of them."""
     number = int(np.argmax((labels > 0).sum(axis=(0, 1))))
     low, high = np.percentile(image, (1, 99.5))
-    figure = new_figure(12.0, 4.6)
-    titles = ("the scan", "what was found", "how unsure the network is")
-    for place, title in enumerate(titles):
+    grey = np.clip((image[:, :, number].T - low) / (high - low), 0, 1)
+    painted = np.repeat(grey[..., None], 3, axis=2)
+    for value, color in colors.items():
+        inside = value == labels[:, :, number].T
+        painted[inside] = 0.45 * painted[inside] + 0.55 * np.array(color) / 255
+    figure = new_figure(12.0, 3.8)
+    panels = {
+        "the scan": (grey, {"cmap": "gray"}),
+        "what was found": (painted, {}),
+        "how unsure the network is": (entropy[:, :, number].T, {"cmap": "inferno", "vmin": 0}),
+    }
+    for place, (title, (shown, options)) in enumerate(panels.items()):
         axes = figure.add_axes((0.01 + place * 0.33, 0.02, 0.32, 0.86))
         axes.set_axis_off()
         axes.set_title(title, color=TEXT, fontsize=12)
-        axes.imshow(image[:, :, number].T, cmap="gray", vmin=low, vmax=high, origin="lower")
-        if place == 1:
-            axes.imshow(
-                np.ma.masked_equal(labels[:, :, number].T, 0), cmap="Set1", alpha=0.6, vmin=1, vmax=9, origin="lower"
-            )
-        if place == 2:
-            unsure = np.ma.masked_less(entropy[:, :, number].T, 0.05)
-            axes.imshow(unsure, cmap="inferno", vmin=0, vmax=0.8, origin="lower", alpha=0.85)
-    save_png(figure, path)
+        axes.imshow(shown, origin="lower", **options)
+    save_png(figure, folder / "tour_annotate.png")
 
 
 def draw_report(bundle: Path, path: Path) -> None:
@@ -175,7 +179,7 @@ def shrink(picture: Path, path: Path) -> None:
     with Image.open(picture) as full:
         size = (WIDTH, round(full.height * WIDTH / full.width))
         small = full.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    small.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    small.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
