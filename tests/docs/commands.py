@@ -7,7 +7,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -45,6 +45,8 @@ class Command:
     page: str
     line: int
     text: str
+    block: int = 0
+    """Line in which its block begins."""
 
     @property
     def words(self) -> list[str]:
@@ -99,7 +101,7 @@ def commands_of(block: Block) -> list[Command]:
     if block.text.startswith("#!"):
         return [command for command in joined if is_program(command.words[0])]
     if block.first_line.startswith("$ "):
-        return [Command(c.page, c.line, c.text.removeprefix("$ ")) for c in joined if c.text.startswith("$ ")]
+        return [replace(each, text=each.text.removeprefix("$ ")) for each in joined if each.text.startswith("$ ")]
     starts = [command.text.split()[0] for command in joined]
     if block.language in SHELLS or all(map(is_program, starts)):
         return joined
@@ -114,7 +116,7 @@ def _joined(block: Block) -> list[Command]:
     for part in re.sub(r"\\\n\s*", "\0", block.text).split("\n"):
         text = re.sub(r"(^|\s+)#(\s.*)?$", "", part.replace("\0", "")).strip().removesuffix(" &")
         if text:
-            found.append(Command(block.page, line, text))
+            found.append(Command(block.page, line, text, block.line))
         line += 1 + part.count("\0")
     return found
 

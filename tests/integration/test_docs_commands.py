@@ -75,6 +75,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, synthetic: ModuleType) -> P
         for bundle in ("other_bundle", "bundle"):
             _run(["unet-bundle", "plan", "DATASET", "--output", bundle, "--card", "card.yaml"])
             _run(["unet-bundle", "train", bundle, "DATASET", "--folds", "all"])
+        _run(["unet-bundle", "evaluate", "bundle", "DATASET"])
+    shutil.copytree(root / "bundle", root / "prepared")
     return root
 
 
@@ -118,11 +120,17 @@ def test_the_prepared_folder_runs_every_kind() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block finds the bundle as it was prepared, and its commands what those before them in the block left."""
     monkeypatch.chdir(folder)
+    block = -1
     for command in (command for command in TO_RUN if command.page == page):
         text = command.text
         for say, run in EXCEPTIONS.shorter.items():
             text = text.replace(say, run)
+        if command.block != block:
+            block = command.block
+            shutil.rmtree("bundle")
+            shutil.copytree("prepared", "bundle")
         shutil.rmtree("OUT", ignore_errors=True)  # what is there is skipped
         words = [PLACES.get(word, word) for word in COMMANDS.Command(page, command.line, text).words]
         try:
