@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--memory", help="memory target of our plan (default: cpu, or 24GB with --device cuda)")
     parser.add_argument("--few-labels", action="store_true", help="Dice of ours over the number of training cases")
+    parser.add_argument("--epochs", type=int, help="with --few-labels: so many epochs each, instead of minutes")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "unet-bundle-training")
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "unet-bundle-peers")
@@ -325,26 +326,26 @@ def few_labels(bench: Bench) -> Figures:
     sizes = [size for size in SIZES if size <= len(order)] or [len(order)]
     if bench.args.small:
         sizes = sizes[:2]
+    epochs = bench.args.epochs
+    length = ["--max-epochs", epochs] if epochs else ["--max-minutes", bench.minutes]
+    each = f"{epochs} epochs" if epochs else f"{bench.minutes:g} minutes"
     figures: Figures = {}
     means = []
     for size in sizes:
-        name = f"few_{size}_{bench.minutes:g}min"
+        name = f"few_{size}_{each.replace(' ', '_')}"
         bundle, splits = bench.bundle_for(f"{name}_train"), bench.work / f"{name}_splits.json"
         splits.write_text(json.dumps([{"train": order[:size], "val": bench.validation}]), encoding="utf-8")
-        bench.ours(
-            f"{name}_train", "train", bundle, bench.dataset, "--max-minutes", bench.minutes, "--splits_file", splits,
-            work_on=bundle,
-        )  # fmt: skip
+        bench.ours(f"{name}_train", "train", bundle, bench.dataset, *length, "--splits_file", splits, work_on=bundle)
         dice = ours_dice(bench, bundle, f"{name}_evaluate", splits, last=True)
         figures |= {f"few_{size}_dice_{label}": value for label, value in dice.items()}
         means.append(dice["mean"])
         say(f"{size:4} cases: mean Dice {dice['mean']:.4f}")
-    plot(bench.work / "few_labels.png", sizes, means, bench.minutes)
+    plot(bench.work / "few_labels.png", sizes, means, each)
     say(f"plot: {bench.work / 'few_labels.png'}")
     return figures
 
 
-def plot(path: Path, sizes: list[int], means: list[float], minutes: float) -> None:
+def plot(path: Path, sizes: list[int], means: list[float], each: str) -> None:
     """Dice over the number of training cases."""
     import matplotlib as mpl
 
@@ -355,7 +356,7 @@ def plot(path: Path, sizes: list[int], means: list[float], minutes: float) -> No
     axes.plot(sizes, means, "o-")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.set(xlabel="training cases", ylabel="mean Dice on the validation cases", title=f"{minutes:g} minutes each")
+    axes.set(xlabel="training cases", ylabel="mean Dice on the validation cases", title=f"{each} each")
     figure.savefig(path, dpi=150)
 
 

@@ -2,7 +2,8 @@
 
     python inference_rows.py ROW CASE.json INPUT OUTPUT
 
-The last line it prints is JSON: seconds from the file of the scan to the file of the label map, libraries imported.
+The last line it prints is JSON: seconds from the files of the weights and the scan to that of the label map, with
+libraries imported.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def nnunet(case: Case, source: Path, output: Path, sequential: bool, bundle: str
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+    start = time.perf_counter()  # before the weights are read, as for ours
     predictor = nnUNetPredictor(
         tile_step_size=0.5, use_gaussian=True, use_mirroring=False, perform_everything_on_device=False,
         device=torch.device("cpu"), allow_tqdm=False,
@@ -71,7 +73,6 @@ def nnunet(case: Case, source: Path, output: Path, sequential: bool, bundle: str
     files = sorted(source.iterdir()) if source.is_dir() else [source]
     results = [str(output / file.name.removesuffix(ending)) for file in files]
     lists = [[str(file)] for file in files]
-    start = time.perf_counter()
     if sequential:
         predictor.predict_from_files_sequential(lists, results)
     else:
@@ -103,6 +104,7 @@ def monai(case: Case, source: Path, output: Path, options: dict[str, Any]) -> fl
 
     # As autocast alone would have it, and faster: our network keeps its ends in float32.
     blocks.precise_end = unet.precise_end = lambda layer, x, _weight: layer(x)  # type: ignore[assignment]
+    start = time.perf_counter()
     settings, model = config(case, "bundle"), network(case, "bundle")
     scheme = settings["normalization"][0]
     low, high = ((scheme[bound] - scheme["mean"]) / scheme["std"] for bound in ("lower", "upper"))
@@ -129,7 +131,6 @@ def monai(case: Case, source: Path, output: Path, options: dict[str, Any]) -> fl
     buffered = {key: value for key, value in options.items() if key.startswith("buffer")}
     infer = kind([case.patch] * 3, sw_batch_size=1, overlap=0.5, mode="gaussian", padding_mode="constant", **buffered)
     half = torch.autocast("cpu", torch.bfloat16) if options.get("bfloat16") else contextlib.nullcontext()
-    start = time.perf_counter()
     with torch.no_grad():
         scan = before({"image": str(source)})
         with half:

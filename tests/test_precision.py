@@ -2,11 +2,14 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
-from unet_bundle.precision import autocast
+from unet_bundle.errors import ConfigError
+from unet_bundle.precision import autocast, check_device, resolve_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -64,3 +67,24 @@ def test_tf32_is_set_back_after_an_error(before: tuple[bool, bool]) -> None:
     with pytest.raises(RuntimeError, match="no memory"), autocast(CUDA, torch.float32):
         raise RuntimeError("no memory")
     assert flags() == before
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cuda:-3", None])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device: Any) -> None:
+    for refused in (check_device, partial(resolve_precision, "float32")):
+        with pytest.raises(
+            ConfigError, match=r"^device is \S+, which (is not here|PyTorch does not know): set it to 'cpu'"
+        ):
+            refused(device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_gpu_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"^device is 'cuda', .* 'cpu', there is no GPU that PyTorch can use"):
+        check_device("cuda")
+
+
+def test_a_device_that_is_there_is_taken() -> None:
+    assert check_device("cpu") == check_device(CPU) == CPU
+    for index in range(torch.cuda.device_count()):
+        assert check_device(f"cuda:{index}") == torch.device("cuda", index)

@@ -81,10 +81,13 @@ def test_an_ensemble_of_the_same_weights_is_the_network_itself(scans: list[Path]
     assert torch.equal(folds(scans[0]).as_tensor(), predictor(scans[0]).as_tensor())
 
 
-def test_an_ensemble_needs_no_weights_of_the_bundles_own(scans: list[Path], tmp_path: Path) -> None:
+def test_an_ensemble_needs_no_weights_of_the_bundles_own(
+    scans: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["predict", str(BUNDLE), str(scans[0]), str(tmp_path), "--checkpoint", str(tmp_path / "none.pt")]
     assert main([*command, "--ensemble", "[models/model.pt]"]) == 0
     assert main([*command, "--ensemble", "[models/none.pt]", "--overwrite"]) == 1
+    assert "Error: models/none.pt, a file of ensemble, is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("empty", [[], "$[]", None])
@@ -148,6 +151,7 @@ def test_each_scan_has_one_line_of_its_seconds_whoever_calls_the_inferer(
     [
         ({"overrides": {"overlapp": 0.5}}, ConfigError, "unknown key 'overlapp'"),
         ({"overrides": {"overlap": 1.5}}, ConfigError, "overlap must be at least 0"),
+        ({"overrides": {"fill_holes": [3]}}, ConfigError, "fill_holes names the class 3, but the bundle's are"),
         ({"overrides": {"checkpoint": "missing.pt"}}, CheckpointError, "missing.pt"),
     ],
 )
@@ -208,3 +212,53 @@ def test_a_format_that_cannot_say_where_slices_lie_is_refused_before_the_network
     assert runs
     with pytest.raises(InputError, match="set dicom::on_gaps to resample"):
         predictor(series.folder)
+
+
+def test_a_folder_of_scans_is_refused_with_what_to_do(scans: list[Path], predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "DOE").mkdir()
+    with pytest.raises(
+        InputError, match=r"holds no DICOM series but no other scans: give .* `unet-bundle predict`"
+    ) as found:
+        predictor(tmp_path / "DOE")
+    assert "DOE" not in str(found.value)
+    with pytest.raises(InputError, match=r"holds no DICOM series but \d+ other scans: give the file of one scan"):
+        predictor(scans[0].parent)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    for given in ({"device": device}, {"overrides": {"device": device}}):
+        with pytest.raises(ConfigError, match=rf"^device is '{device}'"):
+            Predictor(BUNDLE, **given)
+
+
+def test_a_sheared_scan_is_refused_before_the_network_runs(predictor: Predictor) -> None:
+    affine = np.diag([1.0, 1.2, 1.0, 1.0])
+    affine[0, 1] = 0.12
+    runs: list[int] = []
+    hook = predictor.network.register_forward_hook(lambda *_: runs.append(1))
+    with pytest.raises(
+        InputError, match=r"the scan's axes are not perpendicular, by up to 5\.7 degrees, .* resample it"
+    ):
+        predictor(np.random.RandomState(0).rand(1, 30, 40, 30).astype(np.float32), affine)
+    hook.remove()
+    assert not runs
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ((np.zeros((30, 40, 30)), np.eye(4)), r"voxels have 30 channels, the model needs 1: .* voxels\[None\]"),
+        ((np.zeros((1, 0, 3, 3)), np.eye(4)), r"voxels have the shape \(1, 0, 3, 3\): there are none"),
+        ((np.zeros((1, 9, 9, 9), np.complex64), np.eye(4)), "give real numbers"),
+        ((np.array([None]), np.eye(4)), "voxels are of type object: give real numbers"),
+        ((np.zeros((1, 9, 9, 9)), "RAS"), "affine is no matrix of numbers"),
+        (("scan.nii.gz", np.eye(4)), "affine goes with an array"),
+        ((nib.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)),), "a scan is a path, .* not Nifti1Image"),
+        (([],), "a scan is a path, a list of paths, or an array with its affine, not empty"),
+        ((None,), "a scan is a path, .* not NoneType"),
+    ],
+)
+def test_what_is_no_scan_is_refused_with_what_is(predictor: Predictor, given: tuple[Any, ...], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        predictor(*given)

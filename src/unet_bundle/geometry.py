@@ -75,6 +75,18 @@ def obliquity_degrees(affine: npt.ArrayLike) -> float:
     return float(np.degrees(nib.affines.obliquity(np.asarray(affine, dtype=np.float64))).max())
 
 
+def shear_degrees(affine: npt.ArrayLike) -> float:
+    """Largest angle in degrees by which two voxel axes are not perpendicular.
+
+    Args:
+        affine: 4x4 (or 3x3 for planes), voxel index to mm.
+    """
+    matrix = as_4x4(affine)[:3, :3]
+    axes = matrix / np.linalg.norm(matrix, axis=0)
+    cosines = (axes.T @ axes)[np.triu_indices(3, k=1)]
+    return float(np.degrees(np.arcsin(np.abs(cosines).clip(0, 1))).max())
+
+
 def ras_to_lps(affine: npt.ArrayLike) -> Affine:
     """The affine with its world axes turned from RAS (NIfTI, MONAI) to LPS (DICOM, ITK)."""
     lps: Affine = _LPS_FROM_RAS @ np.asarray(affine, dtype=np.float64)

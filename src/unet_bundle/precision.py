@@ -41,6 +41,44 @@ def check_precision(precision: str) -> str:
     return precision
 
 
+def check_device(device: torch.device | str | int) -> torch.device:
+    """The device, if this computer has it.
+
+    Args:
+        device: such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+    Raises:
+        ConfigError: PyTorch knows no such device, or this computer has none.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"device is {device!r}, which PyTorch does not know: set it to {_devices()}.") from error
+    if found.type == "cuda":
+        is_there = torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count()
+    else:
+        is_there = found.type != "meta" and _holds_numbers(found)
+    if not is_there:
+        raise ConfigError(f"device is {str(device)!r}, which is not here: set it to {_devices()}.")
+    return found
+
+
+def _devices() -> str:
+    """Those that this computer has, as the end of a sentence."""
+    gpus = [f"'cuda:{index}'" for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
+    if torch.backends.mps.is_available():
+        gpus.append("'mps'")
+    return f"'cpu' or {' or '.join(gpus)}" if gpus else "'cpu', there is no GPU that PyTorch can use"
+
+
+def _holds_numbers(device: torch.device) -> bool:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError):  # each back end has its own way to be away
+        return False
+    return True
+
+
 def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype:
     """The format to compute in.
 
@@ -50,9 +88,10 @@ def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype
         device: the device the network runs on.
 
     Raises:
-        ConfigError: an unknown name, or float16 on a CPU (its gradients vanish there without a scaler).
+        ConfigError: an unknown name, a device that is not there, or float16 on a CPU (its gradients vanish there
+            without a scaler).
     """
-    device = torch.device(device)
+    device = check_device(device)
     if check_precision(precision) == "auto":
         if has_fast_bfloat16(device):
             return torch.bfloat16

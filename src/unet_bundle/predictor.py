@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +22,13 @@ from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import check_affine
 from unet_bundle.io import LoadImaged, SaveImaged
 from unet_bundle.io.checks import check_values
+from unet_bundle.io.dicom.sources import holds_dicom
+from unet_bundle.io.layouts.names import images_in
 from unet_bundle.io.output_format import AUTO
 from unet_bundle.io.source_grid import check_sayable, is_dicom, source_series
 from unet_bundle.networks.checkpoint import load_checkpoint, load_weights
-from unet_bundle.runtime import our_error
+from unet_bundle.precision import check_device
+from unet_bundle.runtime import check_classes, our_error
 
 _MISSING = object()
 CONFIG = Path("configs", "inference.json")
@@ -41,7 +45,7 @@ class Predictor:
         overrides: values that replace those of inference.json, such as ``{"precision": "bfloat16"}``.
 
     Raises:
-        ConfigError: not a bundle, or an override that the config has no value for.
+        ConfigError: not a bundle, an override that the config has no value for, or a device that is not there.
         CheckpointError: the weights are missing, damaged, or of another network.
 
     Example:
@@ -68,10 +72,11 @@ class Predictor:
                 raise ConfigError(f"unknown key {key!r}: inference.json has no such value")
             self._parser[key] = value
         if device is not None:
-            self._parser["device"] = torch.device(device)
+            self._parser["device"] = check_device(device)
         # What is built leaves its traces in the parser's.
         self._config = cast("dict[str, Any]", copy.deepcopy(self._parser.config))
-        self.device: torch.device = torch.device(self._made("device"))
+        check_classes(self._config)
+        self.device: torch.device = check_device(self._made("device"))
         self.network: torch.nn.Module = self._made("network")
         if not ("ensemble" in self._parser and self._made("ensemble")):  # an expression may come to nothing
             weights = Path(self._made("checkpoint"))
@@ -154,9 +159,12 @@ class Predictor:
         """
         steps = copy.deepcopy(self._steps)  # readers and transforms keep notes of what they did last
         if isinstance(scan, np.ndarray | torch.Tensor):
-            item: dict[str, Any] = {"image": _with_grid(scan, affine)}
+            item: dict[str, Any] = {
+                "image": _with_grid(scan, affine, self._config.get("network_def", {}).get("in_channels"))
+            }
             steps = [step for step in steps if not isinstance(step, LoadImaged)]
         else:
+            _check_one(scan, affine)
             item = {"image": [str(part) for part in scan] if isinstance(scan, list | tuple) else str(scan)}
         with _plain_errors():
             prepared: Any = Compose(steps)(item)
@@ -188,6 +196,26 @@ def _plain_errors() -> Iterator[None]:
         raise ours from error
 
 
+def _check_one(scan: Any, affine: Any) -> None:
+    """Refuse what is no scan in files, and a folder of scans."""
+    files = scan if isinstance(scan, list | tuple) else [scan]
+    other = [type(each).__name__ for each in files if not isinstance(each, str | PathLike)]
+    if other or not files:
+        raise InputError(
+            f"a scan is a path, a list of paths, or an array with its affine, not {other[0] if other else 'empty'}"
+        )
+    if affine is not None:
+        raise InputError("affine goes with an array: a file states its own")
+    if isinstance(scan, list | tuple) or not Path(scan).is_dir():
+        return
+    inside = images_in(Path(scan))
+    if not holds_dicom(scan, beside_scans=bool(inside)):
+        raise InputError(
+            f"a folder is given that holds no DICOM series but {len(inside) or 'no'} other scan"
+            f"{'' if len(inside) == 1 else 's'}: give the file of one scan; `unet-bundle predict` segments folders"
+        )
+
+
 def _steps(preprocessing: Any) -> list[Any]:
     return list(preprocessing.transforms) if isinstance(preprocessing, Compose) else [preprocessing]
 
@@ -211,16 +239,40 @@ def _as_meta(value: Any) -> MetaTensor:
     return value
 
 
-def _with_grid(voxels: Any, affine: Any) -> MetaTensor:
-    """Voxels as `LoadImaged` would hand them on."""
-    tensor = torch.as_tensor(voxels, dtype=torch.float32)
+def _with_grid(voxels: Any, affine: Any, channels: int | None) -> MetaTensor:
+    """Voxels as `LoadImaged` would hand them on, for a model with so many channels."""
     if affine is None and not isinstance(voxels, MetaTensor):
         raise InputError("voxels come without their grid: give affine, the 4x4 matrix from voxel to mm (RAS)")
-    grid = voxels.affine if affine is None else torch.as_tensor(affine, dtype=torch.float64)
+    tensor, grid = _real(voxels), _matrix(voxels.affine if affine is None else affine)
     if tensor.ndim not in (3, 4):
         raise InputError(f"voxels have {tensor.ndim} axes: give [channels, *spatial]")
+    if tensor.ndim == 3 and channels not in (None, len(tensor)):
+        raise InputError(
+            f"voxels have {len(tensor)} channels, the model needs {channels}: give [channels, *spatial], that is "
+            "voxels[None] of a scan without an axis of channels"
+        )
+    if not tensor.numel():
+        raise InputError(f"voxels have the shape {tuple(tensor.shape)}: there are none")
     if tensor.ndim == 4:
-        check_affine(torch.as_tensor(grid).numpy(force=True), "the array")
-    check_values(tensor.as_subclass(torch.Tensor).numpy(force=True), "the array")
-    meta = {"original_affine": np.asarray(grid), "spatial_shape": np.asarray(tensor.shape[1:])}
-    return MetaTensor(tensor.as_subclass(torch.Tensor), affine=grid, meta=meta)
+        check_affine(grid.numpy(), "the array")
+    check_values(tensor.numpy(force=True), "the array")
+    meta = {"original_affine": grid.numpy(), "spatial_shape": np.asarray(tensor.shape[1:])}
+    return MetaTensor(tensor, affine=grid, meta=meta)
+
+
+def _real(voxels: Any) -> torch.Tensor:
+    """As float32; without what MONAI notes."""
+    try:
+        tensor = torch.as_tensor(voxels)
+    except TypeError as error:
+        raise InputError(f"voxels are of type {getattr(voxels, 'dtype', None)}: give real numbers") from error
+    if tensor.is_complex():
+        raise InputError(f"voxels are of type {tensor.dtype}: give real numbers, such as their magnitude")
+    return tensor.as_subclass(torch.Tensor).to(torch.float32)
+
+
+def _matrix(affine: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(affine, dtype=torch.float64).detach().cpu().as_subclass(torch.Tensor)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError("affine is no matrix of numbers: give the 4x4 one from voxel to mm (RAS)") from error

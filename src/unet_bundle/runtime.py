@@ -38,6 +38,8 @@ AT_LEAST_ONE = frozenset({"max_epochs", "iterations_per_epoch", "val_interval", 
 """Top-level numbers that stand for a count of something that has to happen."""
 OR_AUTO: Mapping[str, Any] = {"resume": False, "compile": "auto", "channels_last": "auto"}
 """Top-level values that may be true, false or ``"auto"``, in the configs that have them with this default."""
+CLASS_KEYS = ("keep_largest", "fill_holes", "smallest_object_ml")
+"""Top-level values that name classes of the label map."""
 IGNORED_TOP_LEVEL = frozenset({"_meta_"})
 
 PACKAGE = __name__.partition(".")[0]
@@ -51,8 +53,8 @@ def start_run(config_files: Sequence[str]) -> None:
         config_files: names of the files this config is made of, in the order they are merged.
 
     Raises:
-        ConfigError: a key is neither the bundle's own, nor an argument of its `_target_`, nor used by `@`; or an
-            overlay stands without the config it is laid over.
+        ConfigError: a key is neither the bundle's own, nor an argument of its `_target_`, nor used by `@`; one names a
+            class that the bundle does not have; or an overlay stands without the config it is laid over.
     """
     if under_monai_command_line():
         end_errors_in_one_line()
@@ -69,6 +71,7 @@ def start_run(config_files: Sequence[str]) -> None:
     if isinstance(config.get("bundle_root"), str):  # a host may run a copy of the config from elsewhere
         folders.append(Path(config["bundle_root"]) / "configs")
     check_keys(config, _own_config(folders, config_files))
+    check_classes(config)
 
 
 # --- unknown keys -----------------------------------------------------------------------------------------------
@@ -96,6 +99,27 @@ def check_keys(config: Any, own: Any) -> None:
             hint = f"did you mean {(path + SEPARATOR if path else '') + close[0]!r}?" if close else "remove it."
             raise ConfigError(f"Unknown configuration key {identifier!r} has no effect: {hint}")
         _check_kind(identifier, value, _child(own, identifier))
+
+
+def check_classes(config: Mapping[str, Any]) -> None:
+    """Refuse a key of cleaning that names a class which the bundle does not have.
+
+    Args:
+        config: the merged configuration; what is an expression in it is left aside.
+
+    Raises:
+        ConfigError: naming the key and the class.
+    """
+    labels = config.get("labels")
+    if not isinstance(labels, Mapping):
+        return
+    names = {str(value): name for name, value in labels.items() if value != 0}
+    for key in CLASS_KEYS:
+        stated = config.get(key)
+        unknown = [each for each in stated if str(each) not in names] if isinstance(stated, list | dict) else []
+        if unknown:
+            known = ", ".join(f"{value} ({name})" for value, name in names.items())
+            raise ConfigError(f"{key} names the class {unknown[0]!r}, but the bundle's are {known}.")
 
 
 def _walk(config: Any, own: Any, path: str) -> Iterator[tuple[str, list[str] | None, str, Any]]:

@@ -27,7 +27,7 @@ def test_a_table_of_real_series(shared_data, capsys):
 def test_json_says_the_same(synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     synthetic.write_series(tmp_path / "a", modality="MR", series=1, orientation="coronal")
     synthetic.write_series(tmp_path / "b", series=2, skip=(2,))
-    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    assert main(["inspect", str(tmp_path), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["error"] is None
     good, bad = found["volumes"]
@@ -60,7 +60,7 @@ def test_other_volumes_and_dicom_together(
     whole = next(scans.iterdir())
     (scans / "short.nii.gz").write_bytes(whole.read_bytes()[:300])
     synthetic.write_series(scans / "series")
-    assert main(["inspect", str(scans)]) == 0
+    assert main(["inspect", str(scans)]) == 1
     text = capsys.readouterr().out
     assert "    is damaged or cut short" in text
     assert "CT series 0" in text

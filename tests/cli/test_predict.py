@@ -1,14 +1,17 @@
 """`unet-bundle predict`: a file, a folder, what is there already, and a broken scan among good ones."""
 
 import csv
+import gzip
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from unet_bundle.cli import main
+from unet_bundle.cli.study import find_work
 
 
 def names(folder: Path) -> list[str]:
@@ -154,3 +157,103 @@ def test_output_that_is_a_file(bundle: Path, scans: Path, tmp_path: Path, capsys
     (tmp_path / "out").write_text("x")
     assert main(["predict", str(bundle), str(scans), str(tmp_path / "out")]) == 2
     assert "out is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "train", "export"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(
+    verb: str, device: str, bundle: Path, phantom_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = {
+        "predict": [str(phantom_data), str(tmp_path / "out")],
+        "evaluate": [str(phantom_data), "--output-dir", str(tmp_path / "out")],
+        "train": [str(phantom_data)],
+        "export": ["--to", "torchscript", "--output", str(tmp_path / "out" / "model.ts")],
+    }
+    assert main([verb, str(bundle), *rest[verb], "--device", device]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.rstrip().splitlines()[-1].startswith(f"Error: device is '{device}'")
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_folder_holds_beside_scans_is_counted(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (scans / "DOE^JOHN").mkdir()
+    for name in ("doe.png", "doe.jpg", "doe.txt", ".hidden"):
+        (scans / name).touch()
+    (scans / "doe.nii.gz").symlink_to(scans / "nowhere")
+    line = ["predict", str(bundle), str(scans), str(tmp_path / "out"), "--dry-run"]
+    assert main(line) == 0
+    captured = capsys.readouterr()
+    assert "  left out: 1 broken link, 1 other file, 2 pictures, 1 subfolder\n" in captured.out
+    assert "doe" not in (captured.out + captured.err).lower()
+
+
+def test_two_scans_of_one_name_do_not_keep_the_others_from_being_segmented(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = names(scans)
+    (scans / "twice.nii").write_bytes(gzip.decompress((scans / good[0]).read_bytes()))
+    shutil.copy(scans / good[0], scans / "twice.nii.gz")
+    line = ["predict", str(bundle), str(scans), str(tmp_path / "out")]
+    for more in (["--dry-run"], []):
+        assert main([*line, *more]) == 1
+        text = capsys.readouterr().out
+        reason = "twice.nii and twice.nii.gz are both the case twice, one result would replace the other: rename one"
+        first, *_, last = text.splitlines()
+        assert first == f"refused: {reason}", "before anything is run"
+        assert last == f"  refused: {reason}"
+    assert "2 of 2 scans segmented" in text
+    assert names(tmp_path / "out") == [name.replace(".nii.gz", "_seg.nii.gz") for name in good]
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_weights_are_read_once_a_run(
+    ensemble: bool, bundle: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    read: list[str] = []
+    original = torch.load
+
+    def counted(file: Any, *args: Any, **options: Any) -> Any:
+        read.append(str(file))
+        return original(file, *args, **options)
+
+    monkeypatch.setattr(torch, "load", counted)
+    more = ["--ensemble", "[models/model.pt]"] if ensemble else []
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out"), *more]) == 0
+    assert read == [str(bundle / "models" / "model.pt")]
+
+
+@pytest.mark.parametrize("of_config", [True, False])
+def test_missing_channels_of_a_folder_are_as_the_bundle_or_the_command_line_says(
+    of_config: bool, tmp_path: Path
+) -> None:
+    for name in ("a_0000.nii", "a_0001.nii", "b_0000.nii"):
+        (tmp_path / name).touch()
+    zero = {"missing_channels": "zero"}
+    config = {"dataset": {"data": {"channels": 2}}, **(zero if of_config else {"missing_channels": "refuse"})}
+    assert len(find_work(tmp_path, config, {} if of_config else zero).items) == 2
+    assert len(find_work(tmp_path, config, {"missing_channels": "refuse"}).items) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ["--keep_largest", "[7]"],
+            "keep_largest names the class 7, but the bundle's are 1 (lobe), 2 (bean), 3 (vessel)",
+        ),
+        (["--smallest_object_ml", "{'0': 1}"], "smallest_object_ml names the class '0', but the bundle's are"),
+        (["--format", "rtstruct", "--overwrite"], "output_format 'rtstruct' is for DICOM series only"),
+    ],
+)
+def test_what_no_scan_can_be_given_is_refused_before_one_is_read(
+    more: list[str], said: str, bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(bundle), str(scans), str(tmp_path / "out"), *more]) == 2
+    assert capsys.readouterr().err.rstrip().splitlines()[-1].startswith(f"Error: {said}")
+    assert not (tmp_path / "out").exists()

@@ -84,7 +84,7 @@ def test_a_study_without_a_series_that_fits(
     assert captured.out.count("left out: ") == 2
     assert (
         captured.err.rstrip().splitlines()[-1]
-        == "Error: no series of the study fits the bundle: the reasons stand above."
+        == "Error: nothing that was given fits the bundle: the reasons stand above."
     )
     assert names(tmp_path / "out") == []
 

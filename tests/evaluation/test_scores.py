@@ -389,3 +389,14 @@ def test_two_cases_of_one_name_are_refused(cases, refusal):
 def test_nothing_is_scored_as_not_a_number(cases, tmp_path):
     report = scored(cases, tmp_path)
     assert not any(math.isnan(v) for row in report["cases"].values() for v in row.values())
+
+
+def test_one_region_at_a_time_is_held(cases, tmp_path, monkeypatch):
+    from unet_bundle.evaluation import scores
+
+    held = []
+    monkeypatch.setattr(
+        scores, "region_masks", lambda label, regions: held.append(len(regions)) or region_masks(label, regions)
+    )
+    scored(cases, tmp_path, regions=REGIONS)
+    assert set(held) == {1}

@@ -57,7 +57,7 @@ def test_foreign_weights_and_what_is_no_network_are_refused(folds: list[UNet], t
 
 
 def test_missing_files_are_refused_where_the_inferer_is_made(folds: list[UNet], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"fold_7\.pt is missing: train the bundle first"):
+    with pytest.raises(CheckpointError, match=r"^fold_7\.pt, a file of ensemble, is missing"):
         ScanInferer((8, 8, 8), ensemble=["fold_0.pt", "fold_7.pt"], ensemble_folder=str(tmp_path))
     assert folds
 

@@ -3,9 +3,11 @@
 import copy
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.export import DEFAULT_FILES, FORMATS, Source, write
@@ -14,6 +16,7 @@ from unet_bundle.inferers.backends import unfit
 from unet_bundle.inferers.exported import Exported, Notes, runtime_of, weights_hash
 from unet_bundle.inferers.runtimes import Runtime
 from unet_bundle.networks import UNet
+from unet_bundle.networks.checkpoint import weights_version
 
 HERE = [to for to in FORMATS if to != "tensorrt"]
 NEEDED = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -137,3 +140,31 @@ def test_a_file_of_engines_needs_a_gpu(network: UNet, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="TensorRT needs a CUDA GPU, and there is none here"):
         Exported(tmp_path / "model_trt.ts")(network, torch.zeros(1, 1, *WINDOW), dtype=torch.float32)
     assert Notes.read(notes.text()) == notes
+
+
+def test_a_file_of_another_kind_is_refused_with_the_kinds_that_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "model.pb").touch()
+    with pytest.raises(
+        ConfigError, match=r"torch, .*auto, or a file that .*\(\.ts, \.pt2, \.onnx, \.xml\), not 'model\.pb'"
+    ):
+        runtime_of("model.pb", tmp_path)
+
+
+def test_weights_are_compared_once_a_scan(
+    network: UNet, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unet_bundle.inferers import exported, runtimes
+
+    asked: list[nn.Module] = []
+
+    def counted(module: nn.Module) -> Any:
+        asked.append(module)
+        return weights_version(module)
+
+    for module in (exported, runtimes):
+        monkeypatch.setattr(module, "weights_version", counted)
+    scan = torch.randn(1, 1, 30, 25, 20)
+    for runtime, times in (("torch", 0), ("torchscript", 1), (str(files["torchscript"]), 1)):
+        asked.clear()
+        ScanInferer(WINDOW, 1, runtime=runtime)(scan, network)
+        assert len(asked) == times

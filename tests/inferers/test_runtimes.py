@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import logging
 import pickle
 import subprocess
 import sys
@@ -307,3 +308,10 @@ def test_a_process_that_has_used_openvino_lives_through_a_signal() -> None:
         [sys.executable, "-W", "ignore", "-c", SIGNALLED], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (0, "noticed\n"), done.stderr[-2000:]
+
+
+def test_exporters_say_nothing_on_the_console(network: UNet, caplog: pytest.LogCaptureFixture) -> None:
+    installed("onnxruntime")
+    with caplog.at_level(logging.INFO):
+        Runtime("onnxruntime")(network, torch.zeros(1, 1, 8, 8, 8), dtype=torch.float32)
+    assert [record.name for record in caplog.records if not record.name.startswith("unet_bundle")] == []

@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.inferers import ScanInferer, SlabInferer
-from unet_bundle.inferers.slabs import fitting_strips, make_tiling, slab_bytes, strips
+from unet_bundle.inferers.slabs import fitting_strips, slab_bytes, strips
+from unet_bundle.inferers.tiling import make_tiling
 
 
 @pytest.mark.parametrize("roi", [16, (16, 16)])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from unet_bundle.errors import InputError
-from unet_bundle.io import case_name, find_cases, find_images, read_dataset_json, survey_cases
+from unet_bundle.io import case_name, find_cases, find_images, find_scans, read_dataset_json, survey_cases
 
 
 def make_decathlon(folder: Path, names: list[str], tests: list[str] | None = None, **fields: object) -> Path:
@@ -197,3 +197,32 @@ def test_pictures_beside_volumes_are_previews(tmp_path):
     assert [case_name(case["image"]) for case in find_images(tmp_path)] == ["a", "b"]
     (tmp_path / "c.nii.gz").touch()
     assert [case_name(case["image"]) for case in find_images(tmp_path)] == ["c"]
+
+
+def test_images_that_cannot_be_told_apart_are_refused_alone(tmp_path):
+    for name in ("a.nii", "a.nii.gz", "b.nii.gz"):
+        (tmp_path / name).touch()
+    found = find_scans(tmp_path)
+    assert [case_name(case["image"]) for case in found.cases] == ["b"]
+    assert list(found.refused) == ["a"]
+
+
+@pytest.mark.parametrize("missing_channels", ["refuse", "zero"])
+def test_a_channel_that_is_missing_or_there_twice_spoils_its_scan_alone(missing_channels, tmp_path):
+    for name in ("a_0000.nii", "a_0001.nii", "b_0000.nii", "c_0000.nii", "c_0000.nii.gz", "c_0001.nii"):
+        (tmp_path / name).touch()
+    found = find_scans(tmp_path, 2, missing_channels)
+    filled = ["b"] if missing_channels == "zero" else []
+    assert [case_name(case["image"]) for case in found.cases] == ["a", *filled]
+    assert sorted(found.refused) == (["c"] if filled else ["b", "c"])
+    assert found.refused["c"].startswith("c_0000.nii and c_0000.nii.gz are both the case c_0000")
+
+
+def test_what_is_left_out_of_a_folder_is_logged_but_for_the_second_parts_of_volumes(tmp_path, caplog):
+    for name in ("a.hdr", "a.img", "b.mhd", "b.raw"):
+        (tmp_path / name).touch()
+    find_images(tmp_path)
+    assert caplog.messages == []
+    (tmp_path / "more").mkdir()
+    find_images(tmp_path)
+    assert caplog.messages == ["left out: 1 subfolder"]

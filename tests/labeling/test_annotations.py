@@ -2,8 +2,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from unet_bundle.labeling.annotations import split_cases, unknown_values, usable_cases
+from unet_bundle.training.trained_cases import read_trained_cases, write_trained_cases
 
 KNOWN = {0, 1, 2}
 
@@ -50,3 +52,19 @@ def test_one_label_is_trained_on_and_of_two_one_is_kept_back():
     assert [len(part) for part in split_cases(two[:1], 0.2)] == [1, 0]
     assert [len(part) for part in split_cases(two, 0.2)] == [1, 1]
     assert [len(part) for part in split_cases(two, 0)] == [2, 0]
+
+
+@pytest.mark.parametrize("start", range(20))
+def test_labels_that_come_one_by_one_are_trained_on_or_kept_back_for_good(tmp_path: Path, start: int):
+    every = [{"image": f"scan_{start + number:03d}.nii.gz", "label": ""} for number in range(12)]
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    seen: set[str] = set()
+    for count in range(1, 13):
+        training, validation = split_cases(every[:count], 0.2, read_trained_cases(weights))
+        assert training
+        assert len(training) + len(validation) == count
+        assert bool(validation) == (count > 1)
+        assert not seen & names(validation)
+        seen |= names(training)
+        write_trained_cases(weights, 0, training, read_trained_cases(weights))

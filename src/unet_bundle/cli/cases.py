@@ -16,18 +16,29 @@ logger = logging.getLogger(__name__)
 
 
 def check_model(workflow: Any) -> None:
-    """Refuse a model that is missing or damaged, before any scan is read.
+    """Load the model, or refuse one that is missing, damaged or another network's, before any scan is read.
 
     Raises:
-        CheckpointError: there is none, or it cannot be read.
+        CheckpointError: there is none, it cannot be read, or does not fit.
         ConfigError: an ensemble that is no list of files.
     """
+    from unet_bundle.inferers import ScanInferer
     from unet_bundle.networks.checkpoint import ensemble_files, load_checkpoint
+    from unet_bundle.training import CheckpointLoader
 
     content = workflow.parser.get_parsed_content
     members = content("ensemble") if "ensemble" in workflow.parser else ()
-    for file in ensemble_files(members, content("bundle_root")) or [Path(content("checkpoint"))]:
-        load_checkpoint(file)
+    files = ensemble_files(members, content("bundle_root"))
+    inferer, loaders = content("inferer"), [each for each in content("handlers") if isinstance(each, CheckpointLoader)]
+    # Those who load them for the run do so now, and need not read them again.
+    if files and isinstance(inferer, ScanInferer) and inferer.members.files == files:
+        inferer.members.of(content("network"))
+    elif not files and loaders:
+        for loader in loaders:
+            loader.load()
+    else:
+        for file in files or [Path(content("checkpoint"))]:
+            load_checkpoint(file)
 
 
 def make_folder(folder: Path) -> None:

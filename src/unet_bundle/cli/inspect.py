@@ -21,7 +21,7 @@ Only headers are read. Names and ids of patients are never shown, nor names of D
 descriptions of series, where people write such names; --show-descriptions and --show-paths show the last of these.
 A series that holds several volumes is refused by predict until one is chosen. A DICOM file whose header cannot be
 read holds up all others, since a slice of any series may be lost with it; --show-paths says which it is.
-The exit code is 0 if at least one series can be read, else 1.
+The exit code is 1 if something is refused or damaged, or nothing can be read, else 0.
 
 examples:
   unet-bundle inspect study/
@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         for line in table(found):
             say(line)
-    return EXIT_OK if found.readable else EXIT_CASES_FAILED
+    refused = found.damaged or any(volume.refusal for volume in found.volumes)
+    return EXIT_OK if found.readable and not refused else EXIT_CASES_FAILED
 
 
 def table(found: Inspection) -> list[str]:

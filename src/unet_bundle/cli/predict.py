@@ -101,6 +101,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output.resolve() == (args.input if args.input.is_dir() else args.input.parent).resolve():
         raise ConfigError(f"{args.output} holds the scans: label maps among them would be taken for scans next time.")
     work = find_work(args.input, settings.config, settings.overrides)
+    if not any("series" in item for item in work.items) and work.items:
+        for reason in work.refused:  # before the others are run, and again at the end
+            say(f"refused: {reason}")
     if work.items:
         say(f"MONAI: {monai_line(args.bundle, FILES, settings.overrides)}")
     return _segment(args, settings, work)
@@ -144,12 +147,14 @@ def _segment_study(args: argparse.Namespace, settings: _Settings, source: pacs.P
 def _segment(args: argparse.Namespace, settings: _Settings, work: Work, source: pacs.Pacs | None = None) -> int:
     if not work.items:
         _say_left_out(work)
-        raise InputError("no series of the study fits the bundle: the reasons stand above.")
+        raise InputError("nothing that was given fits the bundle: the reasons stand above.")
     there = [item for item in work.items if _results(args, settings, item)]
     done = [item for item in there if _is_done(args, settings, item, work)]
     todo = [item for item in work.items if item not in done]
     refused = _unsayable(settings, todo, work)
     todo = [item for item in todo if item.get("series") not in refused]
+    for item in todo:
+        _stored(args, settings, item)  # a format that is not for this kind of scan is refused before the network runs
     workflow = _load(args, settings, todo)
     _check_makers(args, settings, there, workflow)
     _say_skipped(len(done), len(work.items))

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Item = dict[str, Any]
 
+MISSING_CHANNELS = "missing_channels"
+"""Key of what becomes of scans that lack a channel, in bundles of several."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -21,8 +24,10 @@ class Work:
 
     Attributes:
         items: for the config's data set.
-        left_out: why series of a DICOM study are not among them, a line for each.
-        refused: likewise those that fit the bundle's modality.
+        left_out: why series of a DICOM study are not among them, a line for each; of a folder one line of what else it
+            holds.
+        refused: likewise those that fit the bundle's modality; scans whose results would have one name, or that lack a
+            channel.
         sources: the planes of each series among the items, by its UID.
     """
 
@@ -44,7 +49,7 @@ def find_work(path: Path, config: Mapping[str, Any], overrides: Mapping[str, Any
         ConfigError: if the DICOM reader does not know an option.
         InputError: if there is nothing to segment.
     """
-    from unet_bundle.io import find_images, find_study
+    from unet_bundle.io import find_scans, find_study
 
     channels = config["dataset"]["data"].get("channels")
     study = find_study(path, channels, reading_options(config, overrides))
@@ -53,7 +58,11 @@ def find_work(path: Path, config: Mapping[str, Any], overrides: Mapping[str, Any
         items = study.cases() if study.fitting or alone else []
         sources = {item["series"]: each.source for item, each in zip(items, study.fitting, strict=True) if each.source}
         return Work(items, study.reasons(with_refused=False), study.refused, sources)
-    return Work(find_images(path, channels) if path.is_dir() else [{"image": str(path)}])
+    if not path.is_dir():
+        return Work([{"image": str(path)}])
+    missing = str(overrides.get(MISSING_CHANNELS, config.get(MISSING_CHANNELS, "refuse")))
+    found = find_scans(path, channels, missing)
+    return Work(found.cases, [found.left_out] if found.left_out else [], list(found.refused.values()))
 
 
 def reading_options(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

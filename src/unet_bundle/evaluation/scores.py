@@ -196,12 +196,7 @@ class SaveScores:
             if self.regions is None:
                 scores = case_scores(prediction, truth, self.num_classes, affine, self.tolerances, counted)
             else:
-                channels = item["pred"] if len(item["pred"]) > 1 else region_masks(item["pred"], self.regions)
-                masks = zip(channels, region_masks(label, self.regions), self.tolerances, strict=True)
-                scores = [
-                    case_scores(_classes(found[None]), _classes(true[None]), 2, affine, [tolerance], counted)[0]
-                    for found, true, tolerance in masks
-                ]
+                scores = self._region_scores(item["pred"], label, affine, counted)
             self._files.append(file)
             self._units.add(units_of(file, truth.ndim))
             self._rows.append(scores)
@@ -212,6 +207,22 @@ class SaveScores:
                 image = item["image"]
                 scan = shown_channels(image.detach().cpu().numpy()), _affine(image)
                 self.worst.offer(name, mean_of([row.dice for row in scores]), scan, (truth, affine), prediction)
+
+    def _region_scores(
+        self,
+        prediction: torch.Tensor,
+        label: torch.Tensor,
+        affine: npt.NDArray[np.float64],
+        counted: npt.NDArray[np.bool_] | None,
+    ) -> list[ClassScores]:
+        """Scores of each region, one after another: all at once would be as many volumes."""
+        scores = []
+        for number, (name, values) in enumerate((self.regions or {}).items()):
+            region = {name: values}
+            found = prediction[number][None] if len(prediction) > 1 else region_masks(prediction, region)
+            masks = _classes(found), _classes(region_masks(label, region))
+            scores += case_scores(*masks, 2, affine, [self.tolerances[number]], counted)
+        return scores
 
     def _label_map(self, prediction: torch.Tensor) -> npt.NDArray[np.uint16]:
         if self.regions is not None and len(prediction) > 1:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +16,7 @@ import torch
 from torch import nn
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.inferers.backends import quiet_exporters
 from unet_bundle.inferers.exported import INPUT, NOTES, OUTPUT, Notes, check_tensorrt, weights_hash
 from unet_bundle.inferers.network_call import FirstOutput
 from unet_bundle.networks.checkpoint import bare
@@ -81,24 +80,10 @@ def write(to: str, source: Source, path: Path) -> None:
     if missing:
         extra = "onnx" if to == "onnx" else to
         raise ConfigError(f"{to} needs {', '.join(missing)}: pip install 'unet-bundle[{extra}]'")
-    with torch.no_grad(), warnings.catch_warnings(), _quiet():
+    with torch.no_grad(), warnings.catch_warnings(), quiet_exporters():
         # Tracing warns of every branch that sizes decide, and PyTorch of TorchScript's age.
         warnings.simplefilter("ignore")
         _WRITERS[to](source, path)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporters' own reports, which name steps and passes."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
 
 
 def _torchscript(source: Source, path: Path) -> None:

@@ -7,7 +7,8 @@ import importlib.util
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -145,9 +146,24 @@ def onnx_session(model: str | bytes) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+@contextmanager
+def quiet_exporters() -> Iterator[None]:
+    """Without the reports of PyTorch's exporters, which name steps and passes."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
 def _onnxruntime(network: nn.Module, windows: torch.Tensor, dtype: torch.dtype) -> Run:
     del dtype
-    exported = torch.onnx.export(network, (windows,), dynamo=True, verbose=False, input_names=["image"])
+    with quiet_exporters():
+        exported = torch.onnx.export(network, (windows,), dynamo=True, verbose=False, input_names=["image"])
     assert exported is not None  # noqa: S101  (for the type checker)
     session = onnx_session(exported.model_proto.SerializeToString())
     return lambda seen: torch.from_numpy(session.run(None, {"image": seen.contiguous().numpy()})[0])

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.inferers.backends import Run, onnx_session, unfit
+from unet_bundle.inferers.backends import RUNTIMES, Run, onnx_session, unfit
 from unet_bundle.inferers.runtimes import Runtime
 from unet_bundle.networks.checkpoint import bare, short_name, weights_version
 
@@ -84,6 +84,11 @@ def runtime_of(runtime: str, folder: Path) -> Runtime | Exported:
     """
     if Path(str(runtime)).suffix in _READERS:
         return Exported(folder / runtime)
+    if runtime not in RUNTIMES:
+        raise ConfigError(
+            f"runtime must be one of {', '.join(RUNTIMES)}, or a file that `unet-bundle export` wrote "
+            f"({', '.join(_READERS)}), not {runtime!r}"
+        )
     return Runtime(runtime)
 
 
@@ -113,13 +118,20 @@ class Exported:
         """A copy reads the file again: runtimes' own objects cannot be copied."""
         return Exported, (self.path,)
 
-    def __call__(self, network: Callable[..., Any], windows: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
+    def version(self, network: Any) -> Any:
+        """See `Runtime.version`."""
+        return weights_version(network) if isinstance(network, nn.Module) else None
+
+    def __call__(
+        self, network: Callable[..., Any], windows: torch.Tensor, *, dtype: torch.dtype, version: Any = None
+    ) -> torch.Tensor:
         """Scores [windows, classes, *spatial] of windows [windows, channels, *spatial].
 
         Args:
             network: the module that the file was made of.
             windows: on the device to compute on.
             dtype: what to compute in.
+            version: see `Runtime`.
         """
         name = short_name(self.path)
         key = (windows.device, dtype, torch.get_num_threads())
@@ -127,7 +139,7 @@ class Exported:
             if key not in self._loaded:
                 self._loaded[key] = _load(self.path, windows.device, dtype)
             loaded = self._loaded[key]
-            self._check_weights(network, loaded.notes)
+            self._check_weights(network, loaded.notes, version)
         made_for, given = loaded.notes.window, tuple(windows.shape[2:])
         if given != made_for:
             raise ConfigError(f"{name} is for windows of {_by(made_for)}, not {_by(given)}: export it again")
@@ -135,10 +147,10 @@ class Exported:
             return loaded.run(windows)
         return torch.cat([loaded.run(each).clone() for each in windows.split(1)])
 
-    def _check_weights(self, network: Any, notes: Notes) -> None:
+    def _check_weights(self, network: Any, notes: Notes, version: Any) -> None:
         if not isinstance(network, nn.Module):
             raise ConfigError(f"{short_name(self.path)} needs a network that is called with windows alone")
-        version = weights_version(network)
+        version = weights_version(network) if version is None else version
         if self._checked.get(network) != version:
             if weights_hash(network) != notes.weights:
                 raise ConfigError(

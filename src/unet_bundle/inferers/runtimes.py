@@ -55,13 +55,20 @@ class Runtime:
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__init__(state["name"])  # type: ignore[misc]
 
-    def __call__(self, network: Callable[..., Any], windows: torch.Tensor, *, dtype: torch.dtype) -> Any:
+    def version(self, network: Any) -> Any:
+        """Of the weights, for calls that follow each other while nobody changes them; None if it is not asked for."""
+        return weights_version(network) if self.name != "torch" and isinstance(network, nn.Module) else None
+
+    def __call__(
+        self, network: Callable[..., Any], windows: torch.Tensor, *, dtype: torch.dtype, version: Any = None
+    ) -> Any:
         """Scores of windows [windows, channels, *spatial].
 
         Args:
             network: a module; its own output, whatever that is, if the runtime is ``"torch"``.
             windows: on the network's device.
             dtype: what to compute in.
+            version: what `version` gave for the network as it is now; None: it is found out.
         """
         if self.name == "torch":
             return network(windows)
@@ -71,7 +78,7 @@ class Runtime:
             raise ConfigError(
                 f"runtime {self.name!r} is for networks in evaluation mode: call eval() of the network first"
             )
-        weights = weights_version(network)
+        weights = weights_version(network) if version is None else version
         with self._lock:
             made = self._made.get(network)
             if made is None or made.weights != weights:

@@ -11,13 +11,16 @@ import numpy.typing as npt
 import torch
 
 from unet_bundle.errors import InputError
-from unet_bundle.geometry import as_4x4, nearest_places, spacing_of, thick_axis
+from unet_bundle.geometry import as_4x4, nearest_places, shear_degrees, spacing_of, thick_axis
 
 STRAIGHT = 1e-3
 """How far, in voxels over the whole scan, its axes may be from those of the network's grid."""
 
 ROUNDING = 1e-6
 """Voxels by which a place between two voxels may miss the middle and still be taken to the later one."""
+
+LEAST_SHEAR_DEGREES = 1e-3
+"""Less is rounding: nothing that would be said of a scan."""
 
 OUTSIDE = 0.5
 """Voxels beyond the centre of the last one of the network's grid, its edge, beyond which a scan was cropped away:
@@ -129,7 +132,7 @@ def scan_grid(
     rest = np.abs(matrix)
     rest[range(rank), axes] = 0
     if sorted(axes) != list(range(rank)) or (rest @ np.asarray(scan_shape)).max() > STRAIGHT:
-        raise InputError("the grid on which the network ran is turned against the scan's: resample along its axes only")
+        raise InputError(_turned(scan_affine))
     thick = None
     if separate_slices is not None:
         scans = spacing_of(scan_affine)
@@ -146,6 +149,17 @@ def scan_grid(
         for own, other in enumerate(axes)
     )
     return ScanGrid(tuple(scan_shape), axes, maps)
+
+
+def _turned(scan_affine: Any) -> str:
+    """Why the grids' axes are not along each other."""
+    shear = shear_degrees(scan_affine)
+    if shear > LEAST_SHEAR_DEGREES:
+        return (
+            f"the scan's axes are not perpendicular, by up to {shear:.2g} degrees, as after an affine registration: "
+            "give the scan as it was acquired, or resample it to right angles"
+        )
+    return "the grid that the network sees is turned against the scan's: resample along its axes only"
 
 
 def _axis_map(places: npt.NDArray[np.float64], side: int, padded: int, *, nearest: bool = False) -> AxisMap:

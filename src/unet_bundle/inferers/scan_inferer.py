@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from monai.data import MetaTensor, decollate_batch
-from monai.data.utils import collate_meta_tensor_fn
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from tqdm import tqdm
 
 from unet_bundle import stages
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.inferers.batch import batched, grids_of, items_of
 from unet_bundle.inferers.ensemble import Ensemble
 from unet_bundle.inferers.exported import Exported, runtime_of
 from unet_bundle.inferers.interpolation import ACTIVATIONS, SHARE_TYPES, Interpolation
@@ -166,13 +165,14 @@ class ScanInferer(Inferer):
             channels_last=self.channels_last,
             remember_constant=self.remember_constant,
         )
-        images = _items(inputs)
+        images = items_of(inputs)
         padded = [self._padded(image) for image in images]
+        grids = [self._grid(*each) for each in zip(images, padded, strict=True)]
         with torch.no_grad():
             predicts = one_window_each(padded, call, self.sw_batch_size)
-            done = [self._segment(*each) for each in zip(images, padded, predicts, strict=True)]
+            done = [self._segment(*each) for each in zip(images, padded, grids, predicts, strict=True)]
         stages.log_if_alone()
-        return _batch(done)
+        return batched(done)
 
     def is_one_window(self, image: torch.Tensor) -> bool:
         """Whether an image [channels, *spatial] is run as a single window: `sw_batch_size` of a batch run together."""
@@ -185,7 +185,7 @@ class ScanInferer(Inferer):
             def network(windows: torch.Tensor) -> Any:
                 return plain(windows, *args, **kwargs)
 
-        return partial(self.runtime, network, dtype=dtype)
+        return partial(self.runtime, network, dtype=dtype, version=self.runtime.version(network))
 
     def _padded(self, image: torch.Tensor) -> PaddedImage:
         plain = image.as_subclass(torch.Tensor)
@@ -194,14 +194,17 @@ class ScanInferer(Inferer):
             raise InputError(f"mirror_axes names axis {max(self.mirror_axes)}, the image has {rank}: leave it out")
         return self.settings.over(plain)
 
-    def _segment(self, image: torch.Tensor, padded: PaddedImage, predict: Predict) -> torch.Tensor:
-        """The answer [1 or regions, *scan] for one image [channels, *spatial]."""
-        shape, affine, seen = _grids(image)
+    def _grid(self, image: torch.Tensor, padded: PaddedImage) -> ScanGrid:
+        shape, affine, seen = grids_of(image)
         grid = scan_grid(shape, affine, image.shape[1:], seen, padded.before, self.separate_slices)
-        grid = grid.ordered(padded.axes)
+        return grid.ordered(padded.axes)
+
+    def _segment(self, image: torch.Tensor, padded: PaddedImage, grid: ScanGrid, predict: Predict) -> torch.Tensor:
+        """The answer [1 or regions, *scan] for one image [channels, *spatial]."""
         answer = self._walked(padded, grid, predict)
         if not isinstance(image, MetaTensor):
             return answer
+        _, affine, _ = grids_of(image)
         meta = {key: value for key, value in image.meta.items() if key != "affine"}
         return MetaTensor(answer, affine=torch.as_tensor(affine, dtype=torch.float64), meta=meta)
 
@@ -289,37 +292,3 @@ class _Effort:
 def _check(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _batch(answers: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Answers together; a single one, which may be larger than memory, as it is."""
-    sizes = {tuple(answer.shape[1:]) for answer in answers}
-    if len(sizes) > 1:
-        raise InputError(f"the scans of a batch differ in size ({sorted(sizes)}): segment one at a time")
-    plain = [answer.as_subclass(torch.Tensor) for answer in answers]
-    together = plain[0][None] if len(plain) == 1 else torch.stack(plain)
-    if not isinstance(answers[0], MetaTensor):
-        return together
-    metadata = collate_meta_tensor_fn([answer[:0] for answer in answers])
-    batch = MetaTensor(together)
-    batch.copy_meta_from(metadata)
-    return batch
-
-
-def _items(inputs: torch.Tensor) -> list[torch.Tensor]:
-    """The images of a batch, each with its own metadata."""
-    if isinstance(inputs, MetaTensor) and inputs.is_batch:
-        return list(decollate_batch(inputs, detach=False))
-    return [inputs[number] for number in range(len(inputs))]
-
-
-def _grids(image: torch.Tensor) -> tuple[tuple[int, ...], Any, Any]:
-    """Shape and affine of the scan, and the affine of the image the network sees."""
-    rank = image.ndim - 1
-    own = tuple(int(side) for side in image.shape[1:])
-    if not isinstance(image, MetaTensor):
-        return own, np.eye(4), np.eye(4)
-    if "original_affine" not in image.meta or "spatial_shape" not in image.meta:
-        return own, image.affine, image.affine
-    shape = tuple(int(side) for side in np.ravel(image.meta["spatial_shape"]))[:rank]
-    return shape, image.meta["original_affine"], image.affine

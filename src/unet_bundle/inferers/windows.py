@@ -14,7 +14,8 @@ from monai.utils import BlendMode, PytorchPadMode, ensure_tuple_rep, fall_back_t
 from torch.nn import functional
 
 from unet_bundle.errors import ConfigError, InputError
-from unet_bundle.inferers.slabs import NNUNET, WINDOW_SPACINGS, Predict, Tiling, make_tiling
+from unet_bundle.inferers.slabs import Predict
+from unet_bundle.inferers.tiling import NNUNET, WINDOW_SPACINGS, Tiling, make_tiling
 
 logger = logging.getLogger(__name__)
 

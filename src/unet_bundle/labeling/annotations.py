@@ -11,6 +11,7 @@ import numpy as np
 
 from unet_bundle.errors import InputError
 from unet_bundle.io import LoadImaged, case_name
+from unet_bundle.training.trained_cases import TrainedCases
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ def usable_cases(cases: Sequence[Case], known: Iterable[int]) -> tuple[list[Case
     return usable, left_out
 
 
-def split_cases(cases: Sequence[Case], share: float) -> tuple[list[Case], list[Case]]:
+def split_cases(
+    cases: Sequence[Case], share: float, trained: TrainedCases | None = None
+) -> tuple[list[Case], list[Case]]:
     """Training and validation cases, by a hash of their names.
 
     However many labels come, a case that was trained on is never validated on later, so that each model's score can be
@@ -63,13 +66,16 @@ def split_cases(cases: Sequence[Case], share: float) -> tuple[list[Case], list[C
 
     Args:
         cases: all that can be used.
-        share: of validation cases, 0 to 1. With two cases or more there is at least one, unless it is 0.
+        share: of validation cases, 0 to 1. With two cases or more there is one to train on, and unless it is 0 one to
+            validate on, if there is one that was not trained on.
+        trained: what the weights that training starts from have seen.
     """
-    ordered = sorted(cases, key=_place)
-    count = sum(_place(case) < share for case in ordered)
-    if share > 0 and len(ordered) > 1:
-        count = min(max(count, 1), len(ordered) - 1)
-    return ordered[count:], ordered[:count]
+    unseen = sorted((case for case in cases if trained is None or not trained.among([case])), key=_place)
+    count = sum(_place(case) < share for case in unseen)
+    if share > 0:
+        count = min(max(count, 1), len(unseen), len(cases) - 1)
+    kept = unseen[:count]
+    return [case for case in cases if case not in kept], kept
 
 
 def _place(case: Case) -> float:

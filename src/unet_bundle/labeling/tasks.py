@@ -25,7 +25,9 @@ from unet_bundle.labeling.annotations import split_cases, usable_cases
 from unet_bundle.labeling.segmenting import PASSES, ServedBundle
 from unet_bundle.labeling.spread import Candidate, Features, choose, describe
 from unet_bundle.labeling.versions import Versions
+from unet_bundle.precision import check_device
 from unet_bundle.runtime import error_message
+from unet_bundle.training.trained_cases import read_trained_cases
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +141,8 @@ class Train(TrainTask):
             logger.warning("%s is left out of training: %s", name, reason)
         if not cases:
             raise refused(InputError("there is no label to train on: store some as final first."))
-        training, validation = split_cases(cases, float(request.get("val_split", 0.2)))
+        seen = read_trained_cases(self.bundle.weights)
+        training, validation = split_cases(cases, float(request.get("val_split", 0.2)), seen)
         versions = Versions(self.bundle.folder)
         before, kept = self.bundle.stamp, versions.keep()
         try:
@@ -161,7 +164,7 @@ class Train(TrainTask):
     def _run(self, request: dict[str, Any], training: Any, validation: Any) -> None:
         overrides: dict[str, Any] = {
             "bundle_root": str(self.bundle.folder),
-            "device": torch.device(name_to_device(_first(request.get("device")) or "cuda")),
+            "device": check_device(name_to_device(_first(request.get("device")) or "cuda")),
             "max_epochs": int(request.get("max_epochs", 20)),
             "train#dataset#data": training,
             "validate#dataset#data": validation,

@@ -75,7 +75,12 @@ def ensemble_files(files: Any, folder: str | Path = ".") -> list[Path]:
     if not isinstance(files, list | tuple) or not all(isinstance(file, str | PathLike) for file in files):
         raise ConfigError(f"ensemble must be a list of files of weights, not {files!r}")
     paths = [Path(folder, file) for file in files]
-    for path in paths:
+    for path, file in zip(paths, files, strict=True):
+        if not path.exists():
+            raise CheckpointError(
+                f"{Path(file).as_posix()}, a file of ensemble, is missing: it is looked for in the bundle's folder; "
+                "train that fold, or leave the file out"
+            )
         file_version(path)
     return paths
 
@@ -116,13 +121,18 @@ def weights_version(network: nn.Module) -> tuple[Any, ...]:
     a new set of weights is, single values of a large tensor may not be.
     """
     tensors = [*network.parameters(), *network.buffers()]
-    places = tuple((each.data_ptr(), -1 if each.is_inference() else each._version) for each in tensors)  # noqa: SLF001
     samples: dict[Any, list[torch.Tensor]] = {}
     for each in tensors:
         if each.numel() and each.layout == torch.strided and not each.is_meta:
             samples.setdefault((each.device, each.dtype), []).append(_sampled(each.detach()))
     values = (torch.cat(group).view(torch.uint8).cpu().numpy().tobytes() for group in samples.values())
-    return (places, *values)
+    return (changes(network), *values)
+
+
+def changes(network: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Where each parameter and buffer lies, and PyTorch's count of the changes made to it; it looks at no value."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return tuple((each.data_ptr(), -1 if each.is_inference() else each._version) for each in tensors)  # noqa: SLF001
 
 
 def _sampled(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceLoss
-from monai.networks.utils import one_hot
 from torch import nn
-from torch.nn import functional
+
+from unet_bundle.training.losses import WeightedDiceCELoss
 
 
 class IgnoreDiceCELoss(nn.Module):
@@ -32,7 +31,7 @@ class IgnoreDiceCELoss(nn.Module):
     def __init__(self, ignore_index: int, include_background: bool = True, batch: bool = False) -> None:
         super().__init__()
         self.ignore_index = ignore_index
-        self.dice = DiceLoss(include_background=include_background, batch=batch)
+        self.loss = WeightedDiceCELoss(include_background, batch)
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The loss, a scalar.
@@ -42,9 +41,5 @@ class IgnoreDiceCELoss(nn.Module):
             label: classes or `ignore_index`, shape [batch, 1, *spatial].
         """
         counted = label != self.ignore_index
-        target = one_hot(label * counted, num_classes=logits.shape[1]) * counted
-        entropy = functional.cross_entropy(
-            logits, label.squeeze(1).long(), ignore_index=self.ignore_index, reduction="sum"
-        )
-        dice: torch.Tensor = self.dice(logits.softmax(1) * counted, target)
-        return dice + entropy / counted.sum().clamp(min=1)
+        loss: torch.Tensor = self.loss(logits, label * counted, counted)
+        return loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from unet_bundle.evaluation.page import markup, sections
+from unet_bundle.evaluation.page import markup, scoring, sections
 from unet_bundle.evaluation.page.content import Content, read_content
 
 __all__ = ["read_content", "report_page"]
@@ -23,11 +23,11 @@ def report_page(content: Content) -> str:
     title = str(content.metadata.get("name") or "Segmentation bundle")
     parts = {
         "Summary": sections.summary(content),
-        "Scores": sections.scores(content),
-        "Worst cases": sections.worst(content),
-        sections.size_heading(content): sections.sizes(content),
+        "Scores": scoring.scores(content),
+        "Worst cases": scoring.worst(content),
+        scoring.size_heading(content): scoring.sizes(content),
         "Training": sections.training(content),
-        "All cases": sections.all_cases(content),
+        "All cases": scoring.all_cases(content),
         "Plan": sections.plan(content),
         "About": sections.about(content),
     }

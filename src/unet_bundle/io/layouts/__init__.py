@@ -5,12 +5,14 @@ channel is a file of its own, ``"image"`` is a list of paths.
 """
 
 from unet_bundle.io.layouts.description import read_dataset_json, read_description
-from unet_bundle.io.layouts.finding import find_cases, find_images, find_study, no_cases, survey_cases
+from unet_bundle.io.layouts.finding import find_cases, no_cases, survey_cases
 from unet_bundle.io.layouts.names import PICTURE_SUFFIXES, SUFFIXES, VOLUME_SUFFIXES, case_name
-from unet_bundle.io.layouts.survey import Case, Problem, Survey
+from unet_bundle.io.layouts.scans import find_images, find_scans, find_study
+from unet_bundle.io.layouts.survey import REFUSE, Case, Problem, Survey
 
 __all__ = [
     "PICTURE_SUFFIXES",
+    "REFUSE",
     "SUFFIXES",
     "VOLUME_SUFFIXES",
     "Case",
@@ -19,6 +21,7 @@ __all__ = [
     "case_name",
     "find_cases",
     "find_images",
+    "find_scans",
     "find_study",
     "no_cases",
     "read_dataset_json",

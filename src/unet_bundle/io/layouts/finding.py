@@ -1,29 +1,16 @@
-"""Finding the scans of a data set, whatever its layout."""
+"""Finding the labelled cases of a data set, whatever its layout."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unet_bundle.errors import ConfigError, InputError
-from unet_bundle.io.dicom.sources import holds_dicom, is_dicom_path
-from unet_bundle.io.dicom.study import Study, read_study
 from unet_bundle.io.layouts.bids import survey_bids
 from unet_bundle.io.layouts.description import holds_colour_pictures, read_dataset_json
-from unet_bundle.io.layouts.mixed import with_images_beside
-from unet_bundle.io.layouts.names import (
-    PICTURE_SUFFIXES,
-    SUFFIXES,
-    VOLUME_SUFFIXES,
-    FilePath,
-    existing_folder,
-    images_in,
-    is_scan,
-    relative_name,
-    scans_in,
-)
+from unet_bundle.io.layouts.names import SUFFIXES, FilePath, existing_folder, scans_in
 from unet_bundle.io.layouts.patterns import survey_patterns
-from unet_bundle.io.layouts.survey import REFUSE, Case, Survey, group_channels, pair_folders, sorted_by_name
+from unet_bundle.io.layouts.survey import REFUSE, Case, Survey, pair_folders, sorted_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -113,102 +100,16 @@ def no_cases(found: Survey) -> InputError:
     return InputError(f"{found.folder.name} ({found.layout}) has no labelled case: add labels with the images' names")
 
 
-def find_study(
-    dataset_dir: FilePath | None, channels: int | None = None, dicom: Mapping[str, Any] | None = None
-) -> Study | None:
-    """The DICOM study that a path leads to, or None if `find_images` finds other scans there.
-
-    Args:
-        dataset_dir: a folder, a zip archive, a DICOMDIR or a DICOM file. Of a folder that also holds other images see
-            `unet_bundle.io.layouts.mixed`; one with a ``dataset.json`` is no study.
-        channels: channels of a scan.
-        dicom: arguments of `unet_bundle.io.DicomSeriesReader`.
-
-    Raises:
-        ConfigError: see `unet_bundle.io.dicom.study.read_study`.
-        InputError: see there; or if the folder holds several other scans as well.
-    """
-    path = Path(dataset_dir) if dataset_dir else None
-    if path is None or not path.exists() or is_scan(path):
-        return None
-    others: list[Path] = []
-    if path.is_dir():
-        others = images_in(path)
-        if (path / "dataset.json").is_file() or not holds_dicom(path, beside_scans=bool(others)):
-            return None
-    options = dicom or {}
-    study = read_study(path, options, channels) if is_dicom_path(path) else None
-    if study is None or not others:
-        return study
-    is_chosen = any(options.get(choice) is not None for choice in ("series_uid", "series_description"))
-    return with_images_beside(study, others, is_chosen=is_chosen)
-
-
-def find_images(
-    dataset_dir: FilePath | None,
-    channels: int | None = None,
-    dicom: Mapping[str, Any] | None = None,
-    missing_channels: str = REFUSE,
-) -> list[Case]:
-    """The scans to segment: one file, the test scans of a data set, every scan of a plain folder, or of a DICOM study.
-
-    Args:
-        dataset_dir: a scan; a data set in the Decathlon's or nnU-Net's layout that has test scans; a folder that
-            holds scans directly; or a DICOM study (see `find_study`), whose fitting series are taken and the others
-            logged with the reason. Hidden files are left out, among them the ``._*`` copies that macOS makes.
-        channels: channels of a scan. If that is more than one, files of a plain folder that are all named
-            ``<case>_0000``, ``<case>_0001``, ... are taken for channels; None: each file is a scan.
-        dicom: arguments of `unet_bundle.io.DicomSeriesReader`; with ``modality`` only such series fit.
-        missing_channels: what becomes of scans that lack the file of a channel, see
-            `unet_bundle.io.layouts.survey.group_channels`.
-
-    Returns:
-        ``{"image": path}`` for each scan, sorted by case name; a list of paths where each channel is a file. For a
-        DICOM series ``{"image": paths of its files, "series": SeriesInstanceUID}``.
-
-    Raises:
-        InputError: if the path is not given or missing, no scan is found, a listed file is not there,
-            a channel is missing, two scans would give results of one name, or no series of a study fits.
-    """
-    study = find_study(dataset_dir, channels, dicom)
-    if study is not None:
-        for reason in study.reasons():
-            logger.warning("%s", reason)
-        return study.cases()
-    if dataset_dir is not None and is_scan(Path(dataset_dir)):
-        return [{"image": str(dataset_dir)}]
-    folder = existing_folder(dataset_dir)
-    if (folder / "dataset.json").is_file():
-        contents = read_dataset_json(folder)
-        if _is_nnunet(folder, contents) and scans_in(folder / "imagesTs"):
-            count = _channels_of(folder, contents)
-            return sorted_by_name(group_channels(scans_in(folder / "imagesTs"), count, missing_channels))
-        listed = contents.get("test", [])
-        if not isinstance(listed, list):
-            raise InputError(f"dataset.json of {folder.name}: 'test' must be a list of image files")
-        if listed:
-            return sorted_by_name(_listed_scan(folder, entry) for entry in listed)
-    scans = scans_in(folder)
-    if not scans:
-        raise InputError(
-            f"the folder {folder.name} holds no volume ({', '.join(VOLUME_SUFFIXES)}) "
-            f"and no picture ({', '.join(PICTURE_SUFFIXES)}): give the folder of the scans"
-        )
-    if channels is not None and channels > 1:
-        return sorted_by_name(group_channels(scans, channels, missing_channels))
-    return sorted_by_name({"image": str(path)} for path in scans)
-
-
 def _by_looking(folder: Path, missing_channels: str) -> Survey:
     contents = read_dataset_json(folder) if (folder / "dataset.json").is_file() else None
     surveys: list[Survey] = []
-    if contents is not None and _is_nnunet(folder, contents):
+    if contents is not None and is_nnunet(folder, contents):
         surveys.append(
             pair_folders(
                 "nnU-Net raw",
                 folder / "imagesTr",
                 folder / "labelsTr",
-                _channels_of(folder, contents),
+                channels_of(folder, contents),
                 suffixed=True,
                 missing_channels=missing_channels,
             )
@@ -247,7 +148,7 @@ def _files_of(found: Survey) -> set[str]:
     return {found.relative(case["label"]) for case in found.cases} | {problem.file for problem in found.problems}
 
 
-def _is_nnunet(folder: Path, contents: dict[str, Any]) -> bool:
+def is_nnunet(folder: Path, contents: dict[str, Any]) -> bool:
     """Whether ``dataset.json`` is nnU-Net's: by its keys, or, in the old form, by a list that leaves out channels."""
     entries = contents.get("training")
     images = [entry.get("image") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
@@ -263,7 +164,7 @@ def _first_channel(path: Path) -> Path:
     return path.with_name(f"{stem}_0000{path.name[len(stem) :]}")
 
 
-def _channels_of(folder: Path, contents: dict[str, Any]) -> int | None:
+def channels_of(folder: Path, contents: dict[str, Any]) -> int | None:
     """Files that a case has for its image, if that is stated."""
     if holds_colour_pictures(folder, contents):
         return 1
@@ -283,8 +184,8 @@ def _survey_list(folder: Path, contents: dict[str, Any]) -> Survey:
             raise InputError(
                 f"dataset.json of {folder.name}: a 'training' entry needs an 'image' and a 'label', got {entry!r}"
             )
-        images = [_listed_path(folder, name) for name in _as_list(entry["image"])]
-        files = [*images, _listed_path(folder, entry["label"])]
+        images = [listed_path(folder, name) for name in _as_list(entry["image"])]
+        files = [*images, listed_path(folder, entry["label"])]
         listed.update(files)
         missing = [path for path in files if not path.is_file()]
         for path in missing:
@@ -294,7 +195,7 @@ def _survey_list(folder: Path, contents: dict[str, Any]) -> Survey:
             found.cases.append({"image": image, "label": str(files[-1])})
     folders = sorted({path.parent for path in listed})
     tests = contents.get("test")
-    listed.update(folder / name for entry in _as_list(tests) for name in _images_of(entry) if isinstance(name, str))
+    listed.update(folder / name for entry in _as_list(tests) for name in images_of(entry) if isinstance(name, str))
     for parent in folders:
         for path in scans_in(parent):
             if path not in listed:
@@ -303,17 +204,8 @@ def _survey_list(folder: Path, contents: dict[str, Any]) -> Survey:
     return found
 
 
-def _listed_scan(folder: Path, entry: object) -> Case:
-    if isinstance(entry, dict) and "image" not in entry:
-        raise InputError(f"dataset.json of {folder.name}: each 'test' entry needs an 'image', got {entry!r}")
-    paths = [_listed_path(folder, name) for name in _images_of(entry)]
-    for path in paths:
-        if not path.is_file():
-            raise InputError(f"{relative_name(path, folder)} is listed in dataset.json but missing: add or unlist it")
-    return {"image": str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]}
-
-
-def _images_of(entry: object) -> list[object]:
+def images_of(entry: object) -> list[object]:
+    """The image of an entry of ``dataset.json``: one name, or one for each channel."""
     return _as_list(entry["image"] if isinstance(entry, dict) and "image" in entry else entry)
 
 
@@ -321,7 +213,12 @@ def _as_list(names: object) -> list[object]:
     return names if isinstance(names, list) and names else [names]
 
 
-def _listed_path(folder: Path, name: object) -> Path:
+def listed_path(folder: Path, name: object) -> Path:
+    """A file that ``dataset.json`` names.
+
+    Raises:
+        InputError: if it is no name.
+    """
     if not isinstance(name, str):
         raise InputError(f"dataset.json of {folder.name} lists {name!r} where a file name belongs")
     return folder / name

@@ -127,7 +127,12 @@ def pair_folders(
     return survey
 
 
-def group_channels(paths: Sequence[Path], channels: int | None, missing_channels: str = REFUSE) -> list[Case]:
+def group_channels(
+    paths: Sequence[Path],
+    channels: int | None,
+    missing_channels: str = REFUSE,
+    refused: dict[str, str] | None = None,
+) -> list[Case]:
     """Unlabelled scans, the channel files of a scan put together if that is how they are named.
 
     Args:
@@ -136,26 +141,33 @@ def group_channels(paths: Sequence[Path], channels: int | None, missing_channels
             ``<case>_NNNN`` with a number below that.
         missing_channels: one of `MISSING_CHANNELS`; with ``"zero"`` a scan that lacks channels has their numbers under
             the key `MISSING`.
+        refused: takes the scans that are refused, by name, with the reason; None: the first ends it.
 
     Raises:
         ConfigError: if `missing_channels` is another.
-        InputError: if a channel of a scan is missing and that is refused.
+        InputError: if a channel of a scan is missing and that is refused, or two files are one channel.
     """
     _check_missing_channels(missing_channels)
-    whole, by_channel = _by_case(paths)
+    clashes: dict[str, str] | None = None if refused is None else {}
+    whole, by_channel = _by_case(paths, clashes)
     if len(whole) > sum(len(files) for files in by_channel.values()):
         return [{"image": str(path)} for path in paths]
     count = channels or max((max(files) + 1 for files in by_channel.values()), default=0)
     if any(number >= count for files in by_channel.values() for number in files):
         return [{"image": str(path)} for path in paths]
     cases: list[Case] = []
+    doubled = {(split_channel(stem) or (stem, 0))[0]: reason for stem, reason in (clashes or {}).items()}
     for name, files in by_channel.items():
         missing = [number for number in range(count) if number not in files]
-        if missing and missing_channels == REFUSE:
-            raise InputError(
+        reason = doubled.get(name)
+        if reason is None and missing and missing_channels == REFUSE:
+            reason = (
                 f"{name} lacks its channel {name}_{missing[0]:04d}, {count} are needed: add the file, or, if "
                 "the model was trained to do without (channel_dropout), set missing_channels to 'zero'"
             )
+        if reason is not None:
+            _refuse(name, reason, refused)
+            continue
         case: Case = {"image": [str(files[number]) for number in sorted(files)]}
         cases.append({**case, MISSING: missing} if missing else case)
     return cases
@@ -166,21 +178,37 @@ def _check_missing_channels(choice: str) -> None:
         raise ConfigError(f"missing_channels is {choice!r}: it must be one of {', '.join(MISSING_CHANNELS)}")
 
 
-def sorted_by_name(cases: Iterable[Case]) -> list[Case]:
+def _refuse(name: str, reason: str, refused: dict[str, str] | None) -> None:
+    if refused is None:
+        raise InputError(reason)
+    refused[name] = reason
+
+
+def sorted_by_name(cases: Iterable[Case], refused: dict[str, str] | None = None) -> list[Case]:
     """The cases sorted by name.
+
+    Args:
+        cases: in any order.
+        refused: takes the names that several cases have, all of which are left out, with the reason; None: the first
+            ends it.
 
     Raises:
         InputError: if two have the same name.
     """
-    by_name: dict[str, Case] = {}
+    by_name: dict[str, list[Case]] = {}
     for case in cases:
-        name = case_name(case["image"])
-        if name in by_name:
-            first, second = sorted(_first_file(other) for other in (by_name[name], case))
-            both = f"{first} and {second}" if first != second else f"two files {first}"
-            raise InputError(f"{both} are both the case {name}, one result would replace the other: rename one")
-        by_name[name] = case
-    return [by_name[name] for name in sorted(by_name)]
+        by_name.setdefault(case_name(case["image"]), []).append(case)
+    for name, same in by_name.items():
+        if len(same) > 1:
+            _refuse(name, _clash(name, sorted(_first_file(case) for case in same)), refused)
+    return [by_name[name][0] for name in sorted(by_name) if len(by_name[name]) == 1]
+
+
+def _clash(name: str, files: Sequence[str]) -> str:
+    """Why none of some files, by their sorted names, is taken."""
+    named = f"{', '.join(files[:-1])} and {files[-1]}" if len(set(files)) > 1 else f"two files {files[0]}"
+    each = "both" if len(files) == 2 else "all"
+    return f"{named} are {each} the case {name}, one result would replace the other: rename one"
 
 
 def _first_file(case: Case) -> str:
@@ -188,21 +216,21 @@ def _first_file(case: Case) -> str:
     return Path(image[0] if isinstance(image, list) else image).name
 
 
-def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+def _by_stem(paths: Iterable[Path], refused: dict[str, str] | None = None) -> dict[str, Path]:
     by_stem: dict[str, Path] = {}
     for path in paths:
-        other = by_stem.setdefault(case_name(path), path)
+        name = case_name(path)
+        other = by_stem.setdefault(name, path)
         if other != path:
-            raise InputError(
-                f"{other.name} and {path.name} are both the case {case_name(path)}, "
-                "one result would replace the other: rename one"
-            )
+            _refuse(name, _clash(name, sorted([other.name, path.name])), refused)
     return by_stem
 
 
-def _by_case(paths: Iterable[Path]) -> tuple[dict[str, Path], dict[str, dict[int, Path]]]:
-    """Files by their whole name, and those named as channels by case and number as well."""
-    whole = _by_stem(paths)
+def _by_case(
+    paths: Iterable[Path], refused: dict[str, str] | None = None
+) -> tuple[dict[str, Path], dict[str, dict[int, Path]]]:
+    """Files by their whole name, and those named as channels by case and number as well; see `sorted_by_name`."""
+    whole = _by_stem(paths, refused)
     by_channel: dict[str, dict[int, Path]] = {}
     for stem, path in whole.items():
         parts = split_channel(stem)
