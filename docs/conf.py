@@ -42,8 +42,7 @@ OTHERS = "torch|monai|ignite|numpy|np|npt|nib|nibabel|pydicom|collections|argpar
 nitpick_ignore_regex = [
     (r"py:.*", rf"({OTHERS})\..*"),
     (r"py:class", r"nn\.Module|Evaluator|Path|Optimizer|_Loss|Compose|Array|Regions|CaseT"),
-    (r"py:class", r"unet_bundle\.io\.(splits\.CaseT|dicom\..*|label_writer\.LabelWriter|layouts\.survey\.Problem)"),
-    (r"py:class", r"unet_bundle\.(planning\.model\.Model|inferers\.exported\..*)"),
+    (r"py:class", r"unet_bundle\.\w+\.[a-z_.]+\.\w+"),
     (r"py:exc", r"DivergedError"),
 ]
 
