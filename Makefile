@@ -17,7 +17,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # Where a MONAI Label server lives: it cannot share our environment.
 LABEL_ENV ?= .venv-label
 
-.PHONY: help install demo test lint types imports check format integration label-env clean
+.PHONY: help install demo test lint types imports check format docs integration label-env clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "Python 3.10 or newer is needed; name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx,openvino]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,onnx,openvino]'
 	@rm -f $(VENV)/requirements-*
 	@touch $@
 
@@ -59,6 +59,9 @@ check: lint types imports  ## lint, types and imports
 format: $(STAMP)  ## let ruff put the code in order
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(STAMP)  ## the documentation's pages, in build/docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
 
 clean:  ## remove what the targets made, .venv too
 	rm -rf $(VENV) .venv-label demo runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
