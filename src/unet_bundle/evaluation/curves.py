@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from unet_bundle.evaluation.style import BACKGROUND, FAINT, TEXT, WIDTH, colors_by_name, new_figure, save_png
 
@@ -78,6 +79,7 @@ def _style_axes(axes: Axes, name: str, x_label: str, has_curves: bool) -> None:
     axes.set_facecolor(BACKGROUND)
     axes.set_title(name, color=TEXT, fontsize=12, loc="left")
     axes.set_xlabel(x_label, color=FAINT)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(colors=FAINT)
     axes.grid(color=FAINT, alpha=0.18, linewidth=0.8)
     for side, spine in axes.spines.items():
