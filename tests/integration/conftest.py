@@ -107,6 +107,12 @@ def cli(tmp_path: Path) -> CommandLine:
     return CommandLine(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def commands_in() -> type[CommandLine]:
+    """Commands, run in a folder that a module's fixture names."""
+    return CommandLine
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_files: dict[str, str], phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny bundle, trained for two epochs by the MONAI CLI; not to be changed: `bundle` is a copy that may be."""
@@ -162,6 +168,13 @@ def servers() -> ModuleType:
     """What starts Orthanc and MONAI Label."""
     pytest.importorskip("requests")
     return loaded("servers", Path(__file__).with_name("servers.py"))
+
+
+@pytest.fixture(scope="session")
+def browsers() -> ModuleType:
+    """What starts a browser."""
+    pytest.importorskip("requests")
+    return loaded("browser", Path(__file__).with_name("browser.py"))
 
 
 def loaded(name: str, path: Path) -> ModuleType:

@@ -26,7 +26,7 @@ ATTEMPTS = 3
 MAX_SERIES = 1000
 """Most series of a study that are asked for."""
 
-_ANY_SYNTAX = (("application/dicom", "*"),)  # as it is stored: what the server would decode, the reader does
+ANY_SYNTAX = (("application/dicom", "*"),)  # as it is stored: what the server would decode, the reader does
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _INSTANCE_UID = "00080018"
 _MODALITY, _SERIES_UID, _SERIES_NUMBER, _COUNT = "00080060", "0020000E", "00200011", "00201209"
@@ -131,7 +131,7 @@ class DicomWeb:
         count = 0
         # Without validation values are passed on as they are, and none stands in a warning.
         with self._spoken("series"), pydicom.config.disable_value_validation():
-            for dataset in self._client.iter_series(study_uid, series.uid, media_types=_ANY_SYNTAX):
+            for dataset in self._client.iter_series(study_uid, series.uid, media_types=ANY_SYNTAX):
                 if (dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")) != (study_uid, series.uid):
                     raise InputError(
                         f"{self.host} sent a file of another series than it was asked for: ask its operator"

@@ -15,9 +15,10 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from unet_bundle.errors import InputError
 from unet_bundle.labeling.annotations import unknown_values
-from unet_bundle.labeling.dicom import DicomTools
+from unet_bundle.labeling.dicom import DicomTools, download_series
 from unet_bundle.labeling.segmenting import ServedBundle
 from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, answering
+from unet_bundle.labeling.viewer import serve_viewer
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,11 @@ class UnetBundleApp(MONAILabelApp):
         self.new_labels = 0
         tools = DicomTools(self.bundle.folder)
         # MONAI Label has no place to plug in how DICOM is read and written: its own functions let a series with gaps
-        # pass, and call the i-th segment that occurs by the i-th name.
+        # pass, call the i-th segment that occurs by the i-th name, and ask a PACS to unpack what is compressed.
         for module in (monailabel.datastore.dicom, monailabel.endpoints.infer):
             module.nifti_to_dicom_seg = answering(tools.nifti_to_dicom_seg)
         monailabel.datastore.dicom.dicom_to_nifti = answering(tools.dicom_to_nifti)
+        monailabel.datastore.dicom.dicom_web_download_series = answering(download_series)
         metadata = self.bundle.metadata
         super().__init__(
             app_dir=app_dir, studies=studies, conf=conf, name=metadata.get("name", self.model),
@@ -102,6 +104,13 @@ class UnetBundleApp(MONAILabelApp):
                 self.new_labels = 0
                 self.async_training(self.model)
         return answer
+
+    def on_init_complete(self) -> None:
+        """Answer for the viewer, too: this runs in the server only, not where it trains."""
+        import monailabel.app
+
+        super().on_init_complete()
+        serve_viewer(monailabel.app.app)
 
     def init_batch_infer(self) -> Any:
         """Also without a GPU."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from unet_bundle.errors import InputError
+from unet_bundle.io.dicomweb import ANY_SYNTAX
 
 PACKAGES = "dicom3"
 """Folder in MONAI Label's environment with pydicom 3 and highdicom."""
+NOT_GIVEN = "the PACS did not give the series: try again, or ask its operator"
 
 
 class DicomTools:
@@ -73,6 +76,47 @@ class DicomTools:
             last = (done.stderr.rstrip().splitlines() or ["it ended without a word"])[-1]
             raise InputError(last.removeprefix("Error: "))
         return output
+
+
+def download_series(study: str | None, series: str, save_dir: str, client: Any, _by_frame: bool = False) -> None:
+    """Write the files of a series as the PACS has them, compressed or not.
+
+    MONAI Label's own function, whose arguments these are, wants them uncompressed: a PACS that cannot do that refuses.
+
+    Args:
+        study: UID; None: the PACS is asked.
+        series: UID.
+        save_dir: folder; made, and gone again if not all files came.
+        client: of dicomweb-client.
+
+    Raises:
+        InputError: the PACS has no such series, refuses or does not answer.
+    """
+    import requests
+    from pydicom.errors import InvalidDicomError
+
+    folder, count = Path(save_dir), 0
+    try:
+        study = study or _study_of(series, client)
+        folder.mkdir(parents=True, exist_ok=True)
+        for count, dataset in enumerate(client.iter_series(study, series, media_types=ANY_SYNTAX), 1):  # noqa: B007
+            dataset.save_as(folder / f"{dataset.SOPInstanceUID}.dcm")
+    except (requests.RequestException, InvalidDicomError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(NOT_GIVEN) from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if count == 0:
+        folder.rmdir()
+        raise InputError(NOT_GIVEN)
+
+
+def _study_of(series: str, client: Any) -> str:
+    for entry in client.search_for_series(search_filters={"SeriesInstanceUID": series}):
+        if entry["0020000E"]["Value"] == [series]:
+            return str(entry["0020000D"]["Value"][0])
+    raise InputError("the PACS has no such series: it may have been deleted")
 
 
 def reading_options(bundle: Path) -> dict[str, Any]:

@@ -46,11 +46,11 @@ def refused(error: BaseException) -> HTTPException:
     return HTTPException(400, error_message(error) or str(error))
 
 
-def answering(convert: Callable[..., str]) -> Callable[..., str]:
-    """A conversion whose refusal clients see, wherever in the server it is called."""
+def answering(convert: Callable[..., Any]) -> Callable[..., Any]:
+    """What reads or writes DICOM, whose refusal clients see, wherever in the server it is called."""
 
     @functools.wraps(convert)
-    def converted(*args: Any, **kwargs: Any) -> str:
+    def converted(*args: Any, **kwargs: Any) -> Any:
         try:
             return convert(*args, **kwargs)
         except UnetBundleError as error:
@@ -78,7 +78,8 @@ class Segment(InferTask):
 
     def info(self) -> dict[str, Any]:
         """As MONAI Label's, with colours and whether there is a model."""
-        colors = {name: terms["color"] for name, terms in (self.bundle.config.get("segments") or {}).items()}
+        segments = self.bundle.config.get("segments") or {}
+        colors = {name: terms["color"] for name, terms in segments.items() if "color" in terms}
         trained = self.bundle.is_trained
         version = self.bundle.metadata.get("version")
         return {**super().info(), "version": version, "trained": trained, "label_colors": colors}
