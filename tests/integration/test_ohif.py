@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -52,6 +53,8 @@ overrides:
 """
 VALUES = {"spleen": 1, "liver": 2, "stomach": 3, "aorta": 4, "vertebrae": 5}
 SPLITS = [{"train": ["series"], "val": ["other"]}]
+FINE_WITHOUT = ("/assets/", "/train/?check_if_running=true")
+"""In addresses: MONAI Label's viewer lacks some of its pictures, and 404 says that nothing is being trained."""
 TRAINING = {"max_epochs": 8, "iterations_per_epoch": 25, "val_interval": 8, "num_workers": 0}
 """Seconds, on the very series that is shown: what is tested is the way of its labels to the screen."""
 
@@ -149,6 +152,15 @@ return counts;
 """Of the page: how often each segment occurs in each slice of what is laid over the scan."""
 
 
+def is_enlarged(browser: Any) -> bool:
+    """Whether one view has all the room; else ask for that, which a page that is still busy does not hear."""
+    wide = f"{VIEWPORT} return frame.width > 500"
+    if not browser.run(wide):
+        browser.double_click(*browser.run(f"{VIEWPORT} return [frame.x + 99, frame.y + 199]"))
+        time.sleep(5)
+    return bool(browser.run(wide))
+
+
 class View:
     """The picture as a person sees it, and where in it the voxels of the series are."""
 
@@ -187,9 +199,7 @@ def test_organs_are_segmented_and_seen_in_a_browser(
         browser.click("the way to the viewer", BUTTON, "MONAI Label")
         browser.click("the notice that this is research", BUTTON, "Confirm and Hide")
         browser.wait_for("the slices", "return document.body.innerText.includes('/20)')")
-        x, y = browser.run(f"{VIEWPORT} return [frame.x + 99, frame.y + 199]")
-        browser.double_click(x, y)  # this view alone
-        browser.wait_for("one view", f"{VIEWPORT} return frame.width > 500")
+        browser.wait_until("one view", lambda: is_enlarged(browser))
         view = View(browser, image.affine.numpy())
         labels = Predictor(bundle, device="cpu")(series[0].parent)[0].numpy()
         shown, scan = labels[..., view.slice], image[0, ..., view.slice].numpy()
@@ -212,10 +222,10 @@ def test_organs_are_segmented_and_seen_in_a_browser(
         browser.click("the list of structures", BUTTON, "Class Prompts")
         rows = browser.wait_for(
             "names and colours",
-            "return [...document.querySelectorAll('.optionsTable tr')].map(row => "
-            "[row.innerText.trim(), getComputedStyle(row.querySelector('.segColor')).backgroundColor])",
+            "return [...document.querySelectorAll('.optionsTable tr .segColor')].map(color => "
+            "[color.closest('tr').innerText.trim(), getComputedStyle(color).backgroundColor])",
         )
-        assert [name for name, _ in rows] == names
+        assert {name for name, _ in rows} - {"background"} == set(names)
         colors = {name: np.asarray(re.findall(r"\d+", color)[:3], float) for name, color in rows}
         browser.wait_until("the overlay", lambda: np.ptp(view.pixel(*places["liver"])) > 5)
         for name in ("liver", "spleen"):
@@ -229,5 +239,8 @@ def test_organs_are_segmented_and_seen_in_a_browser(
         loaded = browser.loaded()
         assert any("/frames/1" in url for url in loaded)
         assert [url for url in loaded if not url.startswith(f"{server.server.url}/")] == [], "nobody else is asked"
-        failed = {url: status for url, status in loaded.items() if status != 200 and "/assets/" not in url}
-        assert failed == {}
+        fine = (200, None)  # what has no answer yet has not failed
+        failed = [
+            url for url, status in loaded.items() if status not in fine and not any(x in url for x in FINE_WITHOUT)
+        ]
+        assert failed == []
