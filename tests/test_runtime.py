@@ -16,6 +16,7 @@ from unet_bundle.errors import CheckpointError, ConfigError, InputError
 from unet_bundle.io import LoadImaged
 from unet_bundle.networks import UNet
 from unet_bundle.runtime import (
+    check_classes,
     check_keys,
     end_errors_in_one_line,
     error_message,
@@ -336,3 +337,14 @@ def test_logs_lose_tracebacks_of_our_errors_only(caplog: pytest.LogCaptureFixtur
 def test_a_count_of_none_is_refused(key):
     with pytest.raises(ConfigError, match=rf"'{key}' must be at least 1, not 0"):
         check_keys({key: 0}, {key: 5})
+
+
+def test_classes_are_numbers_however_they_are_written() -> None:
+    labels = {"background": 0, "a": 1, "b": 2}
+    for stated in ([1, 2], [1.0], (2,), {"01": 0.5}, {"1": 0.5}, [], None, "$[9]"):
+        check_classes({"labels": labels, "keep_largest": stated})
+    for stated in ([3], (9,), {"0": 1}, ["a"], {"x": 1}):
+        with pytest.raises(
+            ConfigError, match=r"keep_largest names the class .*, but .* are 1 \(a\), 2 \(b\)"
+        ):
+            check_classes({"labels": labels, "keep_largest": stated})

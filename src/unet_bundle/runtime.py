@@ -13,7 +13,7 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from types import TracebackType
@@ -113,13 +113,21 @@ def check_classes(config: Mapping[str, Any]) -> None:
     labels = config.get("labels")
     if not isinstance(labels, Mapping):
         return
-    names = {str(value): name for name, value in labels.items() if value != 0}
+    names = {float(value): name for name, value in labels.items() if value != 0}
     for key in CLASS_KEYS:
         stated = config.get(key)
-        unknown = [each for each in stated if str(each) not in names] if isinstance(stated, list | dict) else []
-        if unknown:
-            known = ", ".join(f"{value} ({name})" for value, name in names.items())
+        unknown = [each for each in stated if _number(each) not in names] if isinstance(stated, Collection) else []
+        if unknown and not isinstance(stated, str):
+            known = ", ".join(f"{value:g} ({name})" for value, name in names.items())
             raise ConfigError(f"{key} names the class {unknown[0]!r}, but the bundle's are {known}.")
+
+
+def _number(stated: Any) -> float | None:
+    """A class as a config states it: a number, or as the key of a dictionary its digits."""
+    try:
+        return float(stated)
+    except (TypeError, ValueError):
+        return None
 
 
 def _walk(config: Any, own: Any, path: str) -> Iterator[tuple[str, list[str] | None, str, Any]]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from unet_bundle.io.files import replacing, write_text
+from unet_bundle.io.files import remove_unfinished, replacing, write_text
 
 
 def test_a_body_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -23,3 +23,15 @@ def test_a_body_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) 
 def test_text_is_written_with_unix_line_ends(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "é\nb\n")
     assert (tmp_path / "a.txt").read_bytes() == "é\nb\n".encode()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_gone_by_then_is_no_error(tmp_path: Path) -> None:
+    left, other = tmp_path / f".{'0' * 32}-model.pt", tmp_path / ".hidden"
+    gone = tmp_path / f".{'1' * 32}-model.pt"
+    for path in (left, other):
+        path.write_text("half")
+    gone.symlink_to(tmp_path / "nowhere")  # as one that was renamed since the folder was listed
+    remove_unfinished(tmp_path)
+    assert not left.exists()
+    assert other.exists()
+    remove_unfinished(tmp_path / "no folder")

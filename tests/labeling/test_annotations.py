@@ -70,3 +70,14 @@ def test_labels_that_come_one_by_one_are_trained_on_or_kept_back_for_good(tmp_pa
         origin = Origin()
         origin.add(read_trained_cases(weights))
         write_trained_cases(weights, 0, training, origin)
+
+
+def test_where_all_were_trained_on_there_is_something_to_compare_by(tmp_path: Path):
+    every = [{"image": f"scan_{number}.nii.gz", "label": ""} for number in range(5)]
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    write_trained_cases(weights, 0, every)
+    training, validation = split_cases(every, 0.2, read_trained_cases(weights))
+    assert training
+    assert validation
+    assert split_cases(every, 0.2) == (training, validation)

@@ -82,6 +82,7 @@ def test_the_hippocampus_card_names_subjects_terms_and_licence():
         ({"surface_tolerance": {"kidney left": "2 mm"}}, "surface_tolerance of kidney left must be a length"),
         ({"surface_tolerance": {"kidney lef": 2}}, "did you mean 'kidney left'"),
         ({"seed": True}, "whole number"),
+        ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295"),
         ({"name": "my/bundle"}, "letters, digits"),
         ({"overrides": ["batch_size"]}, "overrides must be"),
     ],

@@ -14,7 +14,7 @@ from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.networks import UNet
 from unet_bundle.training import Pretrained
 from unet_bundle.training.pretrained import fit_weights, state_dict_of
-from unet_bundle.training.trained_cases import write_trained_cases
+from unet_bundle.training.trained_cases import Origin, write_trained_cases
 
 CLASSES = ["background", "lobe", "bean", "vessel"]
 
@@ -152,3 +152,18 @@ def test_weights_of_the_same_bundle_that_saw_the_validation_cases_are_refused(
 def test_a_state_dict_keeps_its_names_where_only_some_have_the_prefix() -> None:
     content = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
     assert set(state_dict_of(content, "x")) == {"module.a", "b"}
+
+
+def test_cases_of_equal_names_may_be_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = make_bundle(tmp_path / "other", network_of(0), CLASSES)
+    cases = [{"image": "case_001.nii.gz"}]
+    write_trained_cases(other / "models" / "model.pt", 0, cases)
+    for choice, known in (("same", 1), ("other", 0)):
+        caplog.clear()
+        origin = Origin()
+        start(network_of(1), other, tmp_path / "own", validated_on=cases, origin=origin, cases=choice)
+        assert len(origin.hashes) == known
+        assert origin.complete
+        assert ("set pretrained_cases to other" in caplog.text) == (known == 1)
+    with pytest.raises(ConfigError, match=r"^pretrained_cases must be same or other, not 'none'\.$"):
+        start(network_of(1), other, tmp_path / "own", cases="none")

@@ -149,10 +149,27 @@ def test_weights_that_do_not_fit_are_replaced_with_a_warning_and_kept(content, p
 
 
 @pytest.mark.filterwarnings("ignore:`dataloader` is empty")
-def test_without_validation_cases_the_last_weights_are_published(publish, make_network):
+def test_without_validation_cases_the_last_weights_are_published(publish, make_network, caplog):
     for label in (LOBE, BLIND):
+        caplog.clear()
         _, path = publish(label, items=[])
         assert same(published(path), seeing_only(make_network(), label))
+        assert "No case is kept back: the last weights become model.pt, whatever they are worth." in caplog.text
+
+
+def test_old_and_new_weights_are_compared_as_inference_has_them(publish, monkeypatch):
+    scored = []
+
+    def score(_self: PublishModel, weights: Any) -> float:
+        scored.append({value.dtype for value in weights.values() if value.is_floating_point()})
+        return 0.5
+
+    monkeypatch.setattr(PublishModel, "_score_of", score)
+    _, path = publish(BLIND)
+    written = path.stat().st_mtime_ns
+    publish(LOBE)
+    assert scored == [{torch.float16}, {torch.float16}]
+    assert path.stat().st_mtime_ns == written, "no better, so they stay"
 
 
 @pytest.mark.parametrize("fold", [0, 1], ids=["folds drawn otherwise", "another fold"])

@@ -404,6 +404,7 @@ def test_the_state_of_an_earlier_version_goes_on_unchecked(
     torch.save({key: value for key, value in state.items() if key not in {"record", "origin"}}, last)
     assert sorted(run_again(resume=True, max_epochs=5, weight_decay=0.5).by_epoch) == [5]
     assert caplog.text.count("last.pt does not say with which settings and cases it was made") == 1
+    assert torch.load(last, weights_only=True)["origin"]["complete"] is False, "nobody knows what it started from"
 
 
 @pytest.mark.parametrize("not_written", ["last.pt", "best.pt", "best.json"])

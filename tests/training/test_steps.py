@@ -226,3 +226,19 @@ def test_a_step_goes_on_with_the_scale_and_the_count_it_had(patches, make_networ
     trainer.loss_function = lambda pred, _label: pred[0].sum() * float("nan")
     with pytest.raises(DivergedError, match="in 4 steps in a row"):
         trainer.run()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"max_bad_steps": None}, "max_bad_steps must be a number of steps, 0 or more, not None"),
+        ({"max_bad_steps": "3"}, "max_bad_steps must be a number of steps, 0 or more, not '3'"),
+        ({"max_bad_steps": -1}, "max_bad_steps must be a number of steps, 0 or more, not -1"),
+        ({"max_gradient_norm": "x"}, "max_gradient_norm must be positive, or null for no limit, not 'x'"),
+        ({"max_gradient_norm": True}, "max_gradient_norm must be positive, or null for no limit, not True"),
+        ({"max_gradient_norm": float("nan")}, "max_gradient_norm must be positive, or null for no limit, not nan"),
+    ],
+)
+def test_limits_that_are_none_are_refused(values, words):
+    with pytest.raises(ConfigError, match=words):
+        TrainStep("float32", **values)

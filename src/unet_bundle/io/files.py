@@ -4,7 +4,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}-.+")
@@ -46,5 +46,7 @@ def remove_unfinished(folder: Path, older_than_s: float = 0.0) -> None:
     """
     before = time.time() - older_than_s
     for path in folder.glob(".*"):
-        if TEMPORARY.fullmatch(path.name) and path.stat().st_mtime <= before:
-            path.unlink(missing_ok=True)
+        if TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):  # another process has renamed it since, or it is another's
+                if path.stat().st_mtime <= before:
+                    path.unlink()

@@ -61,16 +61,18 @@ def split_cases(
 ) -> tuple[list[Case], list[Case]]:
     """Training and validation cases, by a hash of their names.
 
-    However many labels come, a case that was trained on is never validated on later, so that each model's score can be
-    compared with that of the one before it.
+    However many labels come, a case that was trained on is not validated on later, so that each model's score can be
+    compared with that of the one before it. Where all were trained on they are split all the same: both models have
+    seen them then, and a comparison is better than none.
 
     Args:
         cases: all that can be used.
         share: of validation cases, 0 to 1. With two cases or more there is one to train on, and unless it is 0 one to
-            validate on, if there is one that was not trained on.
+            validate on.
         trained: what the weights that training starts from have seen.
     """
     unseen = sorted((case for case in cases if trained is None or not trained.among([case])), key=_place)
+    unseen = unseen or sorted(cases, key=_place)
     count = sum(_place(case) < share for case in unseen)
     if share > 0:
         count = min(max(count, 1), len(unseen), len(cases) - 1)

@@ -121,18 +121,13 @@ def weights_version(network: nn.Module) -> tuple[Any, ...]:
     a new set of weights is, single values of a large tensor may not be.
     """
     tensors = [*network.parameters(), *network.buffers()]
+    places = tuple((each.data_ptr(), -1 if each.is_inference() else each._version) for each in tensors)  # noqa: SLF001
     samples: dict[Any, list[torch.Tensor]] = {}
     for each in tensors:
         if each.numel() and each.layout == torch.strided and not each.is_meta:
             samples.setdefault((each.device, each.dtype), []).append(_sampled(each.detach()))
     values = (torch.cat(group).view(torch.uint8).cpu().numpy().tobytes() for group in samples.values())
-    return (changes(network), *values)
-
-
-def changes(network: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Where each parameter and buffer lies, and PyTorch's count of the changes made to it; it looks at no value."""
-    tensors = [*network.parameters(), *network.buffers()]
-    return tuple((each.data_ptr(), -1 if each.is_inference() else each._version) for each in tensors)  # noqa: SLF001
+    return (places, *values)
 
 
 def _sampled(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from unet_bundle.errors import ConfigError
+from unet_bundle.io.splits import LARGEST_SEED
 from unet_bundle.planning.label_rules import BACKGROUND, check_ignore, check_instances, check_regions, is_int
 from unet_bundle.transforms import LabelValues
 
@@ -200,5 +201,5 @@ def _check_rest(card: "TaskCard", where: str) -> None:
         raise ConfigError(f"{where}: changelog must say in text what version {card.version!r} brought")
     if not is_int(card.folds) or card.folds < 2:
         raise ConfigError(f"{where}: folds must be a whole number of at least 2, not {card.folds!r}")
-    if not is_int(card.seed) or card.seed < 0:
-        raise ConfigError(f"{where}: seed must be a whole number of at least 0, not {card.seed!r}")
+    if not is_int(card.seed) or not 0 <= card.seed <= LARGEST_SEED:
+        raise ConfigError(f"{where}: seed must be a whole number from 0 to {LARGEST_SEED}, not {card.seed!r}")

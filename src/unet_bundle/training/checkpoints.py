@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from unet_bundle.io.files import replacing
-from unet_bundle.networks.checkpoint import changes, file_version, load_checkpoint, load_weights, short_name
+from unet_bundle.networks.checkpoint import file_version, load_checkpoint, load_weights, short_name, weights_version
 
 LAST = "last.pt"
 BEST = "best.pt"
@@ -55,5 +55,5 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
         self._loaded = file, self._weights()
 
     def _weights(self) -> Any:
-        """What changes with the weights in the network, as far as PyTorch counts it."""
-        return [changes(network) for network in self.load_dict.values()]
+        """What changes with the weights in the network."""
+        return [weights_version(network) for network in self.load_dict.values()]

@@ -124,6 +124,10 @@ def _of_same_classes(
     return made, f"of {', '.join(common)}"
 
 
+SAME, OTHER = "same", "other"
+"""What cases are that have the names of cases which the weights were trained on."""
+
+
 class Pretrained:
     """Puts other weights into the network before training starts, as far as they fit (see `fit_weights`).
 
@@ -139,10 +143,13 @@ class Pretrained:
         inputs: values by name that decide what the network sees, as this run has them.
         validated_on: the run's validation cases, with an ``"image"`` path each.
         origin: is told which cases the weights were trained on.
+        cases: ``"same"``: cases of this data set that have the names of those the weights were trained on are these;
+            ``"other"``: they are others, as where each of two data sets has a ``case_001``.
 
     Raises:
         CheckpointError: when training starts, if the file is missing or damaged, or nothing of it fits.
-        ConfigError: alike, if the weights are this bundle's own and were trained on cases the run validates on.
+        ConfigError: `cases` is something else; when training starts, if the weights are this bundle's own and were
+            trained on cases the run validates on.
     """
 
     def __init__(
@@ -154,8 +161,12 @@ class Pretrained:
         inputs: Mapping[str, Any] | None = None,
         validated_on: Sequence[Mapping[str, Any]] = (),
         origin: Origin | None = None,
+        cases: str = SAME,
     ) -> None:
+        if cases not in (SAME, OTHER):
+            raise ConfigError(f"pretrained_cases must be {SAME} or {OTHER}, not {cases!r}.")
         self.network = network
+        self.cases = cases
         self.source = None if source is None else Path(source)
         self.bundle_root = Path(bundle_root)
         self.resume = resume
@@ -173,7 +184,8 @@ class Pretrained:
             return
         path, bundle = _weights_and_bundle(self.source)
         given = state_dict_of(load_checkpoint(path), short_name(path))
-        self._check_cases(path, bundle)
+        if self.cases == SAME:
+            self._check_cases(path, bundle)
         classes = _names(self.bundle_root, "outputs", "pred")
         fit = fit_weights(self.network, given, classes, [] if bundle is None else _names(bundle, "outputs", "pred"))
         if not any(fit.state[name].ndim > 1 for name in [*fit.taken, *fit.adapted]):
@@ -182,7 +194,8 @@ class Pretrained:
                 " one here; give weights of a network with the same channels, strides and kernel sizes."
             )
         bare(self.network).load_state_dict(fit.state)
-        self.origin.add(read_trained_cases(path))
+        if self.cases == SAME:
+            self.origin.add(read_trained_cases(path))
         if is_main_process():
             self._report(fit, path, len(given))
             if bundle is not None:
@@ -198,9 +211,9 @@ class Pretrained:
             raise ConfigError(f"{words} of this run, whose scores would be too good: give weights of the same fold.")
         # Another data set may well have a case_001 too.
         logger.warning(
-            "%s, or on others of these names: if they are the same, the scores will be too good. `evaluate` will not"
-            " score them.",
-            words,
+            "%s, or on others of these names: `evaluate` will refuse to score these weights. If they are others, set"
+            " pretrained_cases to %s.",
+            *(words, OTHER),
         )
 
     def _report(self, fit: Fit, path: Path, count: int) -> None:

@@ -19,7 +19,7 @@ from unet_bundle.io.files import remove_unfinished, replacing
 from unet_bundle.networks.checkpoint import bare, ensemble_files, load_checkpoint, load_weights, short_name
 from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, save_atomically
-from unet_bundle.training.distributed import from_main_process, is_main_process, wait_for_others
+from unet_bundle.training.distributed import from_main_process, in_any_process, is_main_process, wait_for_others
 from unet_bundle.training.pretrained import state_dict_of
 from unet_bundle.training.trained_cases import Origin, hashes_of, read_trained_cases, write_trained_cases
 
@@ -83,11 +83,11 @@ class PublishModel:
     """When training ends, puts its best weights into the bundle as float16, if they beat the weights that are there.
 
     Beside the run's best weights it notes, whenever there are better ones, which cases they were trained on.
-    Both are scored on the validation cases of this run. Without validation cases (an annotation server may have none)
-    the last weights are published. Weights that are replaced are kept in the run's folder as ``replaced.pt``. Where
-    only one of the two was trained on validation cases of this run, itself or in what it started from, the weights that
-    are there stay: no comparison would be fair. It is where both were, as with an annotation server's, which go on from
-    those that are there.
+    Both are scored on the validation cases of this run, as float16. Without validation cases (an annotation server may
+    have none) the last weights are published. Weights that are replaced are kept in the run's folder as
+    ``replaced.pt``. Where only one of the two was trained on validation cases of this run, itself or in what it started
+    from, the weights that are there stay: no comparison would be fair. It is where both were, as with an annotation
+    server's, which go on from those that are there.
 
     Args:
         network: what was trained.
@@ -150,16 +150,22 @@ class PublishModel:
             if is_main_process():
                 write_trained_cases(self.path, self.fold, self.trained_on, self.origin)
             return
-        if not self._is_comparable():
+        # Other runs may write there now: one process decides for all.
+        if not from_main_process(int(is_main_process() and self._is_comparable())):
             return
         weights = self.average.weights()
         if self.evaluator.state.epoch_length:
-            new, old = float(self.evaluator.state.best_metric), self._score_of_published()
+            old = self._score_of_published()
+            best = load_checkpoint(self.folder / BEST) if old is not None or is_main_process() else weights
+            # Both as inference will have them.
+            new = float(self.evaluator.state.best_metric) if old is None else self._score_of(_as_published(best))
             if old is not None and old >= new:
                 logger.info("%s stays: it scores %.4f, the best of this run %.4f.", self.path.name, old, new)
                 return
             logger.info("New %s: mean Dice %.4f%s.", self.path.name, new, "" if old is None else f", before {old:.4f}")
-            weights = load_checkpoint(self.folder / BEST) if is_main_process() else weights
+            weights = best
+        else:
+            logger.warning("No case is kept back: the last weights become %s, whatever they are worth.", self.path.name)
         wait_for_others()  # none of them looks for the published weights any more
         if is_main_process():
             self._publish(weights)
@@ -213,7 +219,7 @@ class PublishModel:
             with replacing(self.folder / REPLACED) as temporary:
                 shutil.copyfile(self.path, temporary)
             logger.info("The weights that were there are kept as %s.", short_name(self.folder / REPLACED))
-        save_atomically({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, self.path)
+        save_atomically(_as_published(weights), self.path)
         write_trained_cases(self.path, self.fold, self.trained_on, self.origin)
 
     def _note_start(self, engine: Engine) -> None:
@@ -246,16 +252,36 @@ class PublishModel:
 
     def _score_of_published(self) -> float | None:
         """Mean Dice of the weights in the bundle on this run's validation cases; None if there are none that fit."""
-        if not self.path.is_file():
-            return None
-        trained = {k: v.clone() for k, v in bare(self.network).state_dict().items()}
+        published, problem = None, ""
         try:
-            load_weights(self.network, load_checkpoint(self.path), short_name(self.path))
+            published = load_checkpoint(self.path) if self.path.is_file() else None
+        except CheckpointError as error:
+            problem = str(error)
+        if in_any_process(published is None, self.evaluator.state.device):
+            if problem:
+                logger.warning("%s It is replaced.", problem)
+            return None
+        try:
+            return self._score_of(published)
         except CheckpointError as error:
             logger.warning("%s It is replaced.", error)
             return None
+
+    def _score_of(self, weights: Any) -> float:
+        """Mean Dice of weights on this run's validation cases.
+
+        Raises:
+            CheckpointError: they do not fit.
+        """
+        trained = {k: v.clone() for k, v in bare(self.network).state_dict().items()}
+        load_weights(self.network, weights, short_name(self.path))
         try:
             self.scorer.run()
         finally:
             load_weights(self.network, trained, "the trained network")
         return float(self.scorer.state.metrics[self.scorer.state.key_metric_name])
+
+
+def _as_published(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """In float16: half the size, and exact enough."""
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}

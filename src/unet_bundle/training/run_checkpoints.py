@@ -163,6 +163,8 @@ class RunCheckpoints:
             raise CheckpointError(
                 f"{name} was made with another optimizer or ema_decay: resume with the settings it was started with."
             ) from error
+        if "origin" not in state:  # written before there was such a thing: nothing is known of it
+            self.parts["origin"].add(None)
         engine.load_state_dict(progress)
         self.evaluator.state.best_metric = state["best_metric"]
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]

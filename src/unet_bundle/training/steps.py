@@ -61,10 +61,10 @@ class TrainStep:
         compiled: bool = False,
     ) -> None:
         self.precision = check_precision(precision)
-        if max_gradient_norm is not None and not max_gradient_norm > 0:
+        if max_gradient_norm is not None and not (_is_number(max_gradient_norm) and max_gradient_norm > 0):
             raise ConfigError(f"max_gradient_norm must be positive, or null for no limit, not {max_gradient_norm!r}.")
-        if max_bad_steps < 0:
-            raise ConfigError(f"max_bad_steps must be 0 or more, not {max_bad_steps!r}.")
+        if not (_is_number(max_bad_steps) and max_bad_steps >= 0):
+            raise ConfigError(f"max_bad_steps must be a number of steps, 0 or more, not {max_bad_steps!r}.")
         self.seed = seed
         self.max_gradient_norm = max_gradient_norm
         self.max_bad_steps = max_bad_steps
@@ -176,3 +176,7 @@ class EvaluationStep:
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output  # type: ignore[no-any-return]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -61,6 +61,7 @@ def train_config(plan: Plan) -> Config:
         "save_minutes": 10.0,
         "keep_every": None,
         "pretrained": None,
+        "pretrained_cases": "same",
         "max_epochs": plan.max_epochs,
         "max_minutes": None,
         "iterations_per_epoch": plan.iterations_per_epoch,
@@ -193,6 +194,7 @@ def train_config(plan: Plan) -> Config:
                     "inputs": _inputs(),
                     "validated_on": "@validate::dataset::data",
                     "origin": "@origin",
+                    "cases": "@pretrained_cases",
                 },
                 {
                     "_target_": "unet_bundle.training.LearningRate",
