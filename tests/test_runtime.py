@@ -344,7 +344,5 @@ def test_classes_are_numbers_however_they_are_written() -> None:
     for stated in ([1, 2], [1.0], (2,), {"01": 0.5}, {"1": 0.5}, [], None, "$[9]"):
         check_classes({"labels": labels, "keep_largest": stated})
     for stated in ([3], (9,), {"0": 1}, ["a"], {"x": 1}):
-        with pytest.raises(
-            ConfigError, match=r"keep_largest names the class .*, but .* are 1 \(a\), 2 \(b\)"
-        ):
+        with pytest.raises(ConfigError, match=r"keep_largest names the class .*, but .* are 1 \(a\), 2 \(b\)"):
             check_classes({"labels": labels, "keep_largest": stated})

@@ -15,8 +15,9 @@ import yaml
 
 from unet_bundle.cli import VERBS, main
 from unet_bundle.planning.bundle import metadata
-from unet_bundle.planning.card import TaskCard, load_card
+from unet_bundle.planning.card import load_card
 from unet_bundle.planning.plan import Plan, make_plan
+from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.planning.template import configs
 
 ROOT = Path(__file__).resolve().parents[2]

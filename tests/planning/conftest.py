@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from unet_bundle.planning.card import TaskCard, load_card
+from unet_bundle.planning.card import load_card
+from unet_bundle.planning.task_card import TaskCard
 
 CT_STATISTICS = {
     "percentile_00_5": -41.0, "percentile_99_5": 176.0, "mean": 99.29, "std": 39.37, "median": 101.0, "min": -200.0,

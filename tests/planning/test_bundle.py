@@ -22,8 +22,9 @@ from unet_bundle.planning.bundle import (
     to_json,
     write_bundle,
 )
-from unet_bundle.planning.card import TaskCard, load_card
+from unet_bundle.planning.card import load_card
 from unet_bundle.planning.plan import Plan, make_plan
+from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.training.trained_cases import read_trained_cases
 
 ROOT = Path(__file__).resolve().parents[2]

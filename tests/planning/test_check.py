@@ -14,9 +14,10 @@ import yaml
 
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import read_description
-from unet_bundle.planning.card import TaskCard, load_card
+from unet_bundle.planning.card import load_card
 from unet_bundle.planning.check import card_to_check, check_dataset
 from unet_bundle.planning.findings import Report
+from unet_bundle.planning.task_card import TaskCard
 
 SHAPE = (12, 14, 10)
 AFFINE = np.diag([2.0, 1.0, 1.5, 1.0])

@@ -7,8 +7,9 @@ import pytest
 
 from unet_bundle.errors import InputError
 from unet_bundle.io import find_cases, read_dataset_json
-from unet_bundle.planning.card import TaskCard, load_card
+from unet_bundle.planning.card import load_card
 from unet_bundle.planning.fingerprint import measure_fingerprint, significant
+from unet_bundle.planning.task_card import TaskCard
 
 
 def measure(folder, workers=1, **changes):

@@ -13,11 +13,12 @@ import yaml
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.io import find_cases, read_dataset_json
 from unet_bundle.planning.bundle import bundle_files, metadata
-from unet_bundle.planning.card import TaskCard, load_card
+from unet_bundle.planning.card import load_card
 from unet_bundle.planning.check import check_dataset
 from unet_bundle.planning.docs import bundle_readme
 from unet_bundle.planning.fingerprint import measure_fingerprint
 from unet_bundle.planning.plan import make_plan
+from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.planning.template import configs
 
 LABELS = {"background": 0, "oedema": 1, "necrosis": 2, "enhancing": 3}

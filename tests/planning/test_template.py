@@ -16,8 +16,8 @@ from monai.transforms import Compose
 from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
 from unet_bundle.planning.bundle import to_json
-from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.plan import Plan, make_plan
+from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.planning.template import configs
 from unet_bundle.runtime import COMPONENT_KEYS, check_keys, our_error
 

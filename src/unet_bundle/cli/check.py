@@ -12,7 +12,7 @@ from unet_bundle.errors import InputError
 from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
-    from unet_bundle.planning.card import TaskCard
+    from unet_bundle.planning.task_card import TaskCard
 
 EPILOG = """\
 DATASET is a folder of labelled scans; its layout is found by looking: the Medical Segmentation Decathlon's

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.overrides import Choices
+from unet_bundle.planning.task_card import TaskCard
 
 ELASTIC_PROB = 0.0
 """Share of patches that are deformed elastically."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.io.files import write_text
-from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.docs import bundle_readme, data_license
 from unet_bundle.planning.model import Model
 from unet_bundle.planning.plan import Plan
+from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.planning.template import configs
 from unet_bundle.planning.template.shared import SPLITS
 

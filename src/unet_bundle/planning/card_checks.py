@@ -5,15 +5,13 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unet_bundle.errors import ConfigError
 from unet_bundle.io.splits import LARGEST_SEED
 from unet_bundle.planning.label_rules import BACKGROUND, check_ignore, check_instances, check_regions, is_int
+from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.transforms import LabelValues
-
-if TYPE_CHECKING:
-    from unet_bundle.planning.card import TaskCard
 
 CODED_TERMS = ("category", "type", "type_modifier", "region", "region_modifier")
 """Coded terms a label may have: the segmented property category and type of a DICOM SEG and where it lies."""
@@ -27,7 +25,7 @@ _TEXTS = (
 )  # fmt: skip
 
 
-def check_card(card: "TaskCard", where: str) -> None:
+def check_card(card: TaskCard, where: str) -> None:
     """Refuse a card with a value that cannot be right.
 
     Args:
@@ -71,7 +69,7 @@ def check_keys(given: Mapping[Any, Any], known: Iterable[str], where: str) -> No
             raise ConfigError(f"{where} has the unknown key {key!r}: {close_match(str(key), known)}")
 
 
-def _check_types(card: "TaskCard", where: str) -> None:
+def _check_types(card: TaskCard, where: str) -> None:
     for key in _TEXTS:
         value = getattr(card, key)
         if value is None and key in ("subject", "splits_file", "label_files"):
@@ -106,7 +104,7 @@ def _check_labels(labels: Mapping[str, int], where: str) -> None:
             raise ConfigError(f"{where}: labels {other!r} and {name!r} differ by case only: name them apart")
 
 
-def _check_terms(card: "TaskCard", where: str) -> None:
+def _check_terms(card: TaskCard, where: str) -> None:
     for name, terms in card.terms.items():
         if name not in card.labels:
             raise ConfigError(
@@ -133,7 +131,7 @@ def _check_code(code: Any, where: str) -> None:
             raise ConfigError(f"{where}: {key} must be text, not {code[key]!r}: put it in quotes")
 
 
-def _check_pairs(card: "TaskCard", where: str) -> None:
+def _check_pairs(card: TaskCard, where: str) -> None:
     if not isinstance(card.left_right_pairs, list):
         raise ConfigError(f"{where}: left_right_pairs must be a list of [left, right], not {card.left_right_pairs!r}")
     used: set[str] = set()
@@ -149,7 +147,7 @@ def _check_pairs(card: "TaskCard", where: str) -> None:
             used.add(name)
 
 
-def _check_files(card: "TaskCard", where: str) -> None:
+def _check_files(card: TaskCard, where: str) -> None:
     if (card.image_files is None) != (card.label_files is None):
         raise ConfigError(f"{where}: image_files and label_files belong together: state both or neither")
     patterns = card.image_files if isinstance(card.image_files, list) else [card.image_files]
@@ -157,7 +155,7 @@ def _check_files(card: "TaskCard", where: str) -> None:
         raise ConfigError(f"{where}: image_files must be a pattern or a list of patterns, not {card.image_files!r}")
 
 
-def _check_label_values(card: "TaskCard", where: str) -> None:
+def _check_label_values(card: TaskCard, where: str) -> None:
     if card.label_values is None:
         return
     for name in card.label_values:
@@ -173,12 +171,12 @@ def _check_label_values(card: "TaskCard", where: str) -> None:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _merged(card: "TaskCard") -> list[list[int | str]] | None:
+def _merged(card: TaskCard) -> list[list[int | str]] | None:
     """`TaskCard.class_values` without the value to be ignored."""
     return dataclasses.replace(card, ignore=None).class_values()
 
 
-def _check_tolerance(card: "TaskCard", where: str) -> None:
+def _check_tolerance(card: TaskCard, where: str) -> None:
     stated = card.surface_tolerance
     by_name = stated if isinstance(stated, dict) else {"all labels": stated}
     for name, value in by_name.items():
@@ -192,7 +190,7 @@ def _check_tolerance(card: "TaskCard", where: str) -> None:
             )
 
 
-def _check_rest(card: "TaskCard", where: str) -> None:
+def _check_rest(card: TaskCard, where: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", card.name):
         raise ConfigError(f"{where}: name {card.name!r} may hold letters, digits, '_', '-' and '.' only")
     if not re.fullmatch(r"\d+\.\d+\.\d+", card.version):

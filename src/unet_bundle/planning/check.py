@@ -18,9 +18,10 @@ from unet_bundle.geometry import format_shape, format_spacing
 from unet_bundle.io import Survey, case_name, split_cases, subject_of, survey_cases, wanted_channels
 from unet_bundle.io.layouts import no_cases
 from unet_bundle.io.splits import read_splits
-from unet_bundle.planning.card import TaskCard, load_card
+from unet_bundle.planning.card import load_card
 from unet_bundle.planning.check_case import CaseReading, read_case
 from unet_bundle.planning.findings import SEVERITIES, Finding, Report
+from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.transforms import LabelValues
 
 MAX_WORKERS = 4

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.label_rules import BACKGROUND
 from unet_bundle.planning.plan import Plan
+from unet_bundle.planning.task_card import TaskCard
 
 NOTICE = (
     "Research software. Not a medical device: not tested, cleared or meant for diagnosis, treatment or any decision "

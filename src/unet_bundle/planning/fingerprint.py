@@ -15,7 +15,7 @@ from tqdm import tqdm
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import grid_difference, orientation_of, spacing_of
 from unet_bundle.io import LoadImaged, case_name, fit_colors, is_picture, subject_of, wanted_channels
-from unet_bundle.planning.card import TaskCard
+from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.transforms import MergeLabelsd
 
 FORMAT = 1

@@ -20,12 +20,12 @@ from unet_bundle.io import ARTIFICIAL_INTELLIGENCE
 from unet_bundle.io.files import replacing
 from unet_bundle.io.planes import RGB
 from unet_bundle.planning.bundle import LOGGING_CONF, bundle_license, metadata, to_json, write_bundle
-from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.label_rules import BACKGROUND
 from unet_bundle.planning.model import Model
 from unet_bundle.planning.nnunet_import_docs import imported_readme
 from unet_bundle.planning.nnunet_import_folder import BATCH_NORM_TRAINER, NnunetFolder, needed
 from unet_bundle.planning.nnunet_import_network import our_weights, unet_arguments
+from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.planning.template.nnunet import nnunet_configs
 
 ORIENTATIONS: Mapping[str, str | None] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.docs import CITATIONS, NOTICE, markdown_table
 from unet_bundle.planning.label_rules import BACKGROUND
 from unet_bundle.planning.model import Model
+from unet_bundle.planning.task_card import TaskCard
 
 
 def imported_readme(

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from unet_bundle.errors import ConfigError
 from unet_bundle.io import wanted_channels
 from unet_bundle.networks import UNet
-from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.card_checks import close_match
+from unet_bundle.planning.task_card import TaskCard
 
 Value = TypeVar("Value")
 

@@ -15,13 +15,13 @@ from unet_bundle.planning.augmentation import (
     control_spacing,
     mirror_axes,
 )
-from unet_bundle.planning.card import TaskCard
 from unet_bundle.planning.configuration import Configuration, View, choose_view, length_unit
 from unet_bundle.planning.fingerprint import FORMAT
 from unet_bundle.planning.memory import training_memory_bytes
 from unet_bundle.planning.model import Model
 from unet_bundle.planning.overrides import SET_IN_CARD, Choices
 from unet_bundle.planning.targets import TARGETS, MemoryTarget, in_gib
+from unet_bundle.planning.task_card import TaskCard
 
 WHY_NO_DROPOUT = "every scan has all channels; with 0.2 or so the network learns to do without one"
 
