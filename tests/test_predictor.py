@@ -7,10 +7,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -48,6 +50,22 @@ def test_voxels_with_their_grid_are_as_good_as_a_file(scans: list[Path], predict
     from_voxels = predictor(np.asarray(image.dataobj, np.float32)[None], image.affine)
     assert torch.equal(from_file.as_tensor(), from_voxels.as_tensor())
     np.testing.assert_allclose(from_voxels.affine, image.affine)
+
+
+@pytest.mark.parametrize("way", ["turned", "big-endian", "big-endian numbers"])
+def test_voxels_may_lie_in_memory_as_they_like(way: str, predictor: Predictor) -> None:
+    voxels = (1000 * np.random.RandomState(0).rand(1, 30, 40, 30)).astype(np.int16)
+    affine = np.diag([1.0, 1.2, 1.0, 1.0])
+    other, other_affine = voxels, affine
+    if way == "turned":
+        other, other_affine = np.ascontiguousarray(voxels[:, ::-1])[:, ::-1], affine[::-1].copy()[::-1]
+    elif way == "big-endian":
+        other, other_affine = voxels.astype(">i2"), affine.astype(">f8")
+    else:
+        other = voxels.astype(">f4")
+    expected, found = predictor.prepared(voxels, affine)["image"], predictor.prepared(other, other_affine)["image"]
+    assert torch.equal(found.as_tensor(), expected.as_tensor())
+    assert torch.equal(found.affine, expected.affine)
 
 
 def test_threads_do_not_disturb_each_other(scans: list[Path], predictor: Predictor) -> None:
@@ -223,6 +241,22 @@ def test_a_folder_of_scans_is_refused_with_what_to_do(scans: list[Path], predict
     assert "DOE" not in str(found.value)
     with pytest.raises(InputError, match=r"holds no DICOM series but \d+ other scans: give the file of one scan"):
         predictor(scans[0].parent)
+
+
+def test_a_picture_beside_a_series_without_the_mark_of_dicom_is_left_alone(
+    synthetic: ModuleType, predictor: Predictor, tmp_path: Path
+) -> None:
+    series = synthetic.write_series(tmp_path / "series", shape=(20, 20, 6), modality="MR")
+    for file in series.files:  # as old files are: no preamble, no group 0002
+        dataset = pydicom.dcmread(file)
+        pydicom.dcmwrite(file, pydicom.Dataset(dataset), implicit_vr=True, little_endian=True)
+    expected = predictor.prepared(series.folder)["image"]
+    (series.folder / "preview.png").write_bytes(b"\x89PNG\r\n")
+    found = predictor.prepared(series.folder)["image"]
+    assert torch.equal(found.as_tensor(), expected.as_tensor())
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), series.folder / "other.nii")
+    with pytest.raises(InputError, match="holds no DICOM series but 2 other scans"):
+        predictor(series.folder)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])

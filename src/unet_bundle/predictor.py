@@ -23,7 +23,7 @@ from unet_bundle.geometry import check_affine
 from unet_bundle.io import LoadImaged, SaveImaged
 from unet_bundle.io.checks import check_values
 from unet_bundle.io.dicom.sources import holds_dicom
-from unet_bundle.io.layouts.names import images_in
+from unet_bundle.io.layouts.names import VOLUME_SUFFIXES, images_in
 from unet_bundle.io.output_format import AUTO
 from unet_bundle.io.source_grid import check_sayable, is_dicom, source_series
 from unet_bundle.networks.checkpoint import load_checkpoint, load_weights
@@ -209,7 +209,8 @@ def _check_one(scan: Any, affine: Any) -> None:
     if isinstance(scan, list | tuple) or not Path(scan).is_dir():
         return
     inside = images_in(Path(scan))
-    if not holds_dicom(scan, beside_scans=bool(inside)):
+    volumes = [path for path in inside if path.name.lower().endswith(VOLUME_SUFFIXES)]
+    if not holds_dicom(scan, beside_scans=bool(volumes)):  # a picture is a preview of the series
         raise InputError(
             f"a folder is given that holds no DICOM series but {len(inside) or 'no'} other scan"
             f"{'' if len(inside) == 1 else 's'}: give the file of one scan; `unet-bundle predict` segments folders"
@@ -262,6 +263,8 @@ def _with_grid(voxels: Any, affine: Any, channels: int | None) -> MetaTensor:
 
 def _real(voxels: Any) -> torch.Tensor:
     """As float32; without what MONAI notes."""
+    if isinstance(voxels, np.ndarray):  # torch takes neither negative strides nor another machine's order of bytes
+        voxels = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("="))
     try:
         tensor = torch.as_tensor(voxels)
     except TypeError as error:
@@ -273,6 +276,7 @@ def _real(voxels: Any) -> torch.Tensor:
 
 def _matrix(affine: Any) -> torch.Tensor:
     try:
-        return torch.as_tensor(affine, dtype=torch.float64).detach().cpu().as_subclass(torch.Tensor)
+        plain = affine.numpy(force=True) if isinstance(affine, torch.Tensor) else affine
+        return torch.from_numpy(np.array(plain, np.float64))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError("affine is no matrix of numbers: give the 4x4 one from voxel to mm (RAS)") from error

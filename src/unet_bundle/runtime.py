@@ -36,6 +36,8 @@ TRACKING_KEYS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_
 """Top-level values that MONAI's experiment tracking adds to a config, asked for or not used by it."""
 AT_LEAST_ONE = frozenset({"max_epochs", "iterations_per_epoch", "val_interval", "batch_size", "sw_batch_size"})
 """Top-level numbers that stand for a count of something that has to happen."""
+PER_AXIS = frozenset({"patch_size", "spacing"})
+"""Top-level lists that have a value for each axis."""
 OR_AUTO: Mapping[str, Any] = {"resume": False, "compile": "auto", "channels_last": "auto"}
 """Top-level values that may be true, false or ``"auto"``, in the configs that have them with this default."""
 CLASS_KEYS = ("keep_largest", "fill_holes", "smallest_object_ml")
@@ -180,6 +182,8 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
         return
     if not fits:
         raise ConfigError(f"Configuration key {identifier!r} must be {kind}, not {value!r}.")
+    if identifier in PER_AXIS and isinstance(own, list) and len(value) != len(own):
+        raise ConfigError(f"Configuration key {identifier!r} must have {len(own)} values, not {len(value)}: {value!r}.")
     if identifier in AT_LEAST_ONE and value < 1:
         raise ConfigError(f"Configuration key {identifier!r} must be at least 1, not {value!r}.")
 

@@ -1,5 +1,6 @@
 """`unet-bundle predict --dicomweb`: what is asked of the server, fetched from it and stored there."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -8,7 +9,8 @@ from typing import Any
 import pydicom
 import pytest
 
-from unet_bundle.cli import main
+from unet_bundle.cli import main, pacs
+from unet_bundle.networks import UNet
 
 pytest.importorskip("highdicom")
 pytest.importorskip("contourpy")
@@ -65,6 +67,25 @@ def test_the_results_of_this_run_are_stored_and_nothing_else(
     assert predict("--store") == 0
     assert stored(dicomweb_server) == [("SEG", first), ("SEG", second)]
     assert {each.SegmentationType for each in dicomweb_server.stored} == {"BINARY"}
+
+
+@pytest.mark.parametrize("more", [[], ["--ensemble", "[models/model.pt]"]])
+def test_no_model_is_held_while_scans_are_fetched(
+    more: list[str], predict: Any, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def networks() -> int:
+        return sum(type(each) is UNet for each in gc.get_objects())
+
+    before, during, fetched = networks(), [], pacs.fetched
+
+    def noting(*arguments: Any) -> Any:
+        during.append(networks() - before)
+        return fetched(*arguments)
+
+    monkeypatch.setattr(pacs, "fetched", noting)
+    held(1)
+    assert predict(*more) == 0
+    assert during == [0]
 
 
 def test_what_is_there_is_stored_without_fetching_it_again(

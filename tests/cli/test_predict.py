@@ -209,6 +209,16 @@ def test_two_scans_of_one_name_do_not_keep_the_others_from_being_segmented(
     assert names(tmp_path / "out") == [name.replace(".nii.gz", "_seg.nii.gz") for name in good]
 
 
+def test_weights_that_are_given_and_missing_are_named(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["predict", str(bundle), str(scans), str(tmp_path / "out"), "--checkpoint", str(tmp_path / "mine" / "a.pt")]
+    assert main(line) == 1
+    assert capsys.readouterr().err.rstrip().splitlines()[-1] == (
+        "Error: mine/a.pt is missing: correct the path that is given."
+    )
+
+
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_weights_are_read_once_a_run(
     ensemble: bool, bundle: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -247,6 +257,8 @@ def test_missing_channels_of_a_folder_are_as_the_bundle_or_the_command_line_says
             ["--keep_largest", "[7]"],
             "keep_largest names the class 7, but the bundle's are 1 (lobe), 2 (bean), 3 (vessel)",
         ),
+        (["--patch_size", "[32, 32]"], "Configuration key 'patch_size' must have 3 values, not 2: [32, 32]."),
+        (["--spacing", "[1, 1, 1, 1]"], "Configuration key 'spacing' must have 3 values, not 4"),
         (["--smallest_object_ml", "{'0': 1}"], "smallest_object_ml names the class '0', but the bundle's are"),
         (["--format", "rtstruct", "--overwrite"], "output_format 'rtstruct' is for DICOM series only"),
     ],

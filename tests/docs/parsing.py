@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import importlib.util
 import inspect
 import re
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partialmethod
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -20,6 +22,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 UNCHECKED = {"cp", "source", "monailabel", "monai-deploy", "py", "python3.11"}
 """Programs whose arguments nothing here can parse: their commands have to be exceptions."""
+UNCHECKED_MODULES = {"monailabel.main", "unet_bundle.deploy.app"}
+"""Likewise modules, whose arguments are those of packages with an environment of their own."""
 PASSED_ON = {"push_to_hf_hub": {"allow_patterns", "ignore_patterns", "commit_message", "revision"}}
 """Arguments that a command of MONAI hands on to another library's function."""
 
@@ -36,12 +40,12 @@ class Parsers:
     """The parsers of all programs that the documentation speaks of.
 
     Args:
-        keys: of the configs, by file.
+        configs: that a bundle may have, by file.
         monkeypatch: to take the place of what a command runs for a moment.
     """
 
-    def __init__(self, keys: Mapping[str, Sequence[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.keys, self.monkeypatch = keys, monkeypatch
+    def __init__(self, configs: Mapping[str, Sequence[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.configs, self.monkeypatch = configs, monkeypatch
 
     def check(self, command: Any) -> None:
         """Parse a command.
@@ -49,17 +53,14 @@ class Parsers:
         Raises:
             UnknownArgumentError: with the command and what is wrong.
         """
-        words = [word for word in command.words if not re.fullmatch(r"[A-Z_]+=.*", word)]
-        if words[0].startswith(".venv"):
-            words[0] = "python"
+        words = _words(command)
         try:
-            self._program(words[0])(words[1:])
-        except (SystemExit, KeyError, ValueError, TypeError, FileNotFoundError) as error:
+            if not is_unchecked(command):
+                self._program(words[0])(words[1:])
+        except (SystemExit, LookupError, ValueError, TypeError, AttributeError, SyntaxError, OSError) as error:
             raise UnknownArgumentError(f"{command}\n{type(error).__name__}: {error}") from error
 
     def _program(self, name: str) -> Callable[[Sequence[str]], None]:
-        if name in UNCHECKED:
-            return lambda _: None
         known = {
             "unet-bundle": self._verb,
             "make": self._make,
@@ -72,12 +73,19 @@ class Parsers:
         return known[name]
 
     def _python(self, rest: Sequence[str]) -> None:
-        if rest[:2] == ["-m", "monai.bundle"]:
-            self._monai(rest[2], rest[3:])
-        elif rest[:2] == ["-m", "pip"]:
-            self._pip(rest[2:])
+        modules = {
+            "monai.bundle": lambda words: self._monai(words[0], words[1:]),
+            "pip": self._pip,
+            "unet_bundle.cli": self._verb,
+        }
+        if rest[0] == "-m" and rest[1] in modules:
+            modules[rest[1]](rest[2:])
+        elif rest[0] == "-c":
+            compile(rest[1], "<command>", "exec")
         elif rest[0].startswith("scripts/"):
             self._script(ROOT / rest[0], rest[1:])
+        else:
+            raise ValueError("nothing here knows what Python runs there: say how its arguments are parsed")
 
     def _make(self, rest: Sequence[str]) -> None:
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -98,7 +106,7 @@ class Parsers:
         from torch.distributed.run import get_args_parser
 
         parsed = get_args_parser().parse_args(rest)
-        self._python(["-m", parsed.training_script, *parsed.training_script_args])
+        self._python([*(["-m"] if parsed.module else []), parsed.training_script, *parsed.training_script_args])
 
     def _monai(self, name: str, rest: Sequence[str]) -> None:
         if name == "run":
@@ -135,9 +143,9 @@ class Parsers:
         self._overrides(list(parse_overrides(args.overrides, {})), files)
 
     def _overrides(self, overrides: Sequence[str], files: Sequence[str]) -> None:
-        known = [key for file in files for key in self.keys[file]]
+        configs = [config for file in files for config in self.configs[file]]
         for key in overrides:
-            if key not in known and key.rpartition("::")[0] not in known:  # the latter: an argument of a component
+            if not any(_takes(config, key.split("::")) for config in configs):
                 raise ValueError(f"{key!r} is no key of {', '.join(files)}")
 
     def _script(self, path: Path, arguments: Sequence[str]) -> None:
@@ -160,6 +168,38 @@ class Parsers:
             patch.setattr(sys, "argv", [path.name, *arguments])
             with pytest.raises(_ParsedError):
                 runpy.run_path(str(path), run_name="__main__")
+
+
+def is_unchecked(command: Any) -> bool:
+    """Whether nothing here can parse the arguments of a command."""
+    words = _words(command)
+    module = words[2] if words[:2] == ["python", "-m"] else None
+    return words[0] in UNCHECKED or module in UNCHECKED_MODULES
+
+
+def _words(command: Any) -> list[str]:
+    """A command without the variables set for it, the Python of any environment as ``python``."""
+    words = [word for word in command.words if not re.fullmatch(r"[A-Z_]+=.*", word)]
+    return ["python", *words[1:]] if words[0].startswith(".venv") else words
+
+
+def _takes(value: Any, names: Sequence[str]) -> bool:
+    """Whether a config has a value of this path, or a component that takes it as an argument."""
+    if not names:
+        return True
+    if isinstance(value, list):
+        return names[0].isdigit() and int(names[0]) < len(value) and _takes(value[int(names[0])], names[1:])
+    if not isinstance(value, Mapping):
+        return False
+    for written in (names[0], f"+{names[0]}"):  # the latter in a config that adds to another
+        if written in value:
+            return _takes(value[written], names[1:])
+    return "_target_" in value and len(names) == 1 and _is_argument(value["_target_"], names[0])
+
+
+def _is_argument(target: str, name: str) -> bool:
+    found = locate(target) or getattr(importlib.import_module("monai.transforms"), target, None)
+    return callable(found) and name in inspect.signature(found).parameters
 
 
 def _all_known(names: Sequence[str], known: Container[str]) -> None:

@@ -8,7 +8,6 @@ import inspect
 import runpy
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -133,11 +132,21 @@ def test_the_commands_of_a_page(page: str, folder: Path, monkeypatch: pytest.Mon
             shutil.copytree("prepared", "bundle")
         shutil.rmtree("OUT", ignore_errors=True)  # what is there is skipped
         words = [PLACES.get(word, word) for word in COMMANDS.Command(page, command.line, text).words]
+        before = _files(words, folder)
         try:
             _run(words)
         except Exception as error:
             raise AssertionError(f"{command}\n{error}") from error
-        _left(words, folder)
+        _check_left(words, folder, before)
+
+
+@pytest.mark.parametrize("text", ["evaluate bundle DATASET", "plan DATASET --output bundle", "train bundle DATASET"])
+def test_a_command_that_leaves_nothing_new_is_found(text: str, folder: Path) -> None:
+    words = ["unet-bundle", *text.split()]
+    before = _files(words, folder)
+    assert all(before.values()), "of an earlier run all is there"
+    with pytest.raises(AssertionError, match="left no new"):
+        _check_left(words, folder, before)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda block: f"{block.page}:{block.line}")
@@ -153,13 +162,27 @@ def test_a_program_of_a_page(program: Any, folder: Path, monkeypatch: pytest.Mon
     assert set(np.unique(labels.numpy())) <= {0, 1, 2, 3}
 
 
-def _left(words: list[str], folder: Path) -> None:
-    """What a command has to leave behind."""
-    checks: dict[str, Callable[[], bool]] = {
-        "predict": lambda: any((folder / "OUT").glob("*_seg.*")),
-        "evaluate": lambda: any((folder / "bundle" / "eval").rglob("scores.csv")),
-        "report": lambda: (folder / "bundle" / "report.html").stat().st_size > 10_000,
-        "export": (folder / "bundle" / "models" / "model.onnx").is_file,
+def _files(words: list[str], folder: Path) -> dict[str, dict[Path, int]]:
+    """The time of the last change of the files that a command of ours has to write, by the pattern of their names."""
+    if words[0] != "unet-bundle" or "--dry-run" in words:
+        return {}
+    verb = words[1]
+    bundle = words[words.index("--output") + 1] if verb == "plan" else words[2] if len(words) > 2 else ""
+    patterns = {
+        "plan": [f"{bundle}/configs/train.json", f"{bundle}/docs/README.md"],
+        "train": [f"{bundle}/runs/*/last.pt"],
+        "predict": ["OUT/*_seg.*", "OUT/volumes.csv"],
+        "evaluate": [f"{bundle}/eval/**/scores.csv"],
+        "report": [f"{bundle}/report.html"],
+        "export": [f"{bundle}/models/model.onnx"],
     }
-    if words[0] == "unet-bundle" and "--dry-run" not in words and words[1] in checks:
-        assert checks[words[1]](), f"{' '.join(words)} left nothing"
+    return {
+        pattern: {file: file.stat().st_mtime_ns for file in folder.glob(pattern) if file.stat().st_size}
+        for pattern in patterns.get(verb, [])
+    }
+
+
+def _check_left(words: list[str], folder: Path, before: dict[str, dict[Path, int]]) -> None:
+    """Every kind of file that a command has to write has one that is new, or was written anew."""
+    for pattern, files in _files(words, folder).items():
+        assert files.items() - before[pattern].items(), f"{' '.join(words)} left no new {pattern}"

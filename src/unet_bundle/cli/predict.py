@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +121,8 @@ def _segment_study(args: argparse.Namespace, settings: _Settings, source: pacs.P
         options.get(choice) for choice in ("series_uid", "series_description", "volume")
     ):  # known when they are read
         there = [item for each in series if _results(args, settings, item := {"series": each.uid})]
-    workflow = _load(args, settings, [])  # what is wrong with the bundle is said before an hour of fetching
-    _check_makers(args, settings, there, workflow)
+    _check_bundle(args, settings, there)
+    gc.collect()  # the network goes before another is made
     there = [item for item in there if pacs.are_of_all(source, item["series"], _results(args, settings, item))]
     wanted = [each for each in series if {"series": each.uid} not in there]
     if args.dry_run:
@@ -182,6 +183,13 @@ def _load(args: argparse.Namespace, settings: _Settings, todo: list[Item]) -> An
     workflow = load_workflow(args.bundle, FILES, {**settings.overrides, "dataset::data": todo}, "infer")
     check_model(workflow)
     return workflow
+
+
+def _check_bundle(args: argparse.Namespace, settings: _Settings, there: Sequence[Item]) -> None:
+    """Say what is wrong with the bundle before an hour of fetching; the model is looked at on the CPU and let go."""
+    on_cpu = {"network": "@network_def"} if "network_def" in settings.config else {}
+    workflow = _load(args, _Settings(settings.config, {**settings.overrides, **on_cpu}), [])
+    _check_makers(args, settings, there, workflow)
 
 
 def _check_makers(args: argparse.Namespace, settings: _Settings, done: Sequence[Item], workflow: Any) -> None:

@@ -13,6 +13,8 @@ from unet_bundle.errors import CheckpointError, ConfigError
 
 LONGEST_REASON = 300
 """Characters of a foreign network's complaint about weights: torch lists every tensor."""
+OWN_WEIGHTS = ("models", "model.pt")
+"""Folder and file of a bundle's weights, which its training writes."""
 SAMPLES = 64
 """Values of a tensor by which a change is noticed that PyTorch does not count."""
 
@@ -55,7 +57,9 @@ def file_version(path: Path) -> tuple[int, int, int]:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     if isinstance(error, FileNotFoundError):
-        return CheckpointError(f"{short_name(path)} is missing: train the bundle first (`unet-bundle train`).")
+        is_own = path.parts[-2:] == OWN_WEIGHTS
+        remedy = "train the bundle first (`unet-bundle train`)" if is_own else "correct the path that is given"
+        return CheckpointError(f"{short_name(path)} is missing: {remedy}.")
     kind = type(error).__name__
     return CheckpointError(f"{short_name(path)} is no readable checkpoint ({kind}): restore or retrain it.")
 
