@@ -7,6 +7,7 @@ last line of the output; inside a server, a notebook or a test errors stay excep
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import importlib
 import inspect
@@ -38,11 +39,18 @@ AT_LEAST_ONE = frozenset({"max_epochs", "iterations_per_epoch", "val_interval", 
 """Top-level numbers that stand for a count of something that has to happen."""
 OR_AUTO: Mapping[str, Any] = {"resume": False, "compile": "auto", "channels_last": "auto"}
 """Top-level values that may be true, false or ``"auto"``, in the configs that have them with this default."""
+TRUTH = ("true", "false")
+TRUTH_AS_TEXT = frozenset({"resume"})
+"""Top-level values whose readers also take true and false as text, as the MONAI CLI hands them on."""
 CLASS_KEYS = ("keep_largest", "fill_holes", "smallest_object_ml")
 """Top-level values that name classes of the label map."""
 IGNORED_TOP_LEVEL = frozenset({"_meta_"})
 
 PACKAGE = __name__.partition(".")[0]
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Of the system: a disk that is full or only to be read, which the next file would meet as well."""
+_NOT_MADE = re.compile(r"Failed to instantiate component '([^']+)'")
+"""What MONAI says round the error of a component of a config."""
 _WORKER_ERROR = re.compile(rf"^{PACKAGE}(?:\.\w+)+: (.+)$", re.MULTILINE)
 
 
@@ -162,6 +170,11 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
         fits, kind = isinstance(value, bool) or value in (0, 1), "true or false"
         if or_auto:
             fits, kind = fits or value == "auto", "true, false or auto"
+        is_text = isinstance(value, str) and value.lower() in TRUTH
+        if is_text and identifier in TRUTH_AS_TEXT:
+            return
+        if is_text and not fits:  # the MONAI CLI reads values as Python's
+            raise ConfigError(f"Configuration key {identifier!r} must be {kind}, not text: write {value.capitalize()}.")
     elif isinstance(own, int):
         fits, kind = is_number and value == int(value), "a whole number"
     elif isinstance(own, float):
@@ -281,6 +294,9 @@ def under_monai_command_line() -> bool:
 def our_error(error: BaseException | None) -> Exception | None:
     """The error of this package that `error` is, or was raised from; None if there is none.
 
+    A value of the config that a component does not take (of torch or MONAI, which raise errors of Python) counts as one,
+    and so does a disk that is full.
+
     Looks along the chain of causes, and into the text: a data loader's worker hands over its error as text only. What
     was merely being handled when another error arose is no cause of it.
     """
@@ -293,8 +309,21 @@ def our_error(error: BaseException | None) -> Exception | None:
         # Networks and steps have error classes of their own, so that the package, not the base class, decides.
         if isinstance(error, Exception) and type(error).__module__.partition(".")[0] == PACKAGE:
             return error
+        if isinstance(error, OSError) and error.errno in FULL:
+            return ConfigError(storage_words(error))
+        refused = _NOT_MADE.match(str(error))
+        if refused and type(error.__cause__) is ValueError:
+            reason = str(error.__cause__).partition("\n")[0]
+            return ConfigError(f"A value of the config does not suit {refused[1]}: {reason}")
         error = error.__cause__
     return None
+
+
+def storage_words(error: OSError) -> str:
+    """What the system refuses, and in which folder: a file may have a temporary name."""
+    reason = error.strerror or str(error)
+    name = error.filename2 or error.filename
+    return f"{Path(str(name)).parent}: {reason}." if name else f"{reason}."
 
 
 def error_message(error: BaseException | None) -> str | None:
