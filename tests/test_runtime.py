@@ -109,7 +109,7 @@ def test_unknown_key_is_refused_with_the_closest_known_one(check: Check, key: st
         ("batch_size", [2], "a whole number"),
         ("batch_size", 2.5, "a whole number"),
         ("resume", "yes please", "true, false or auto"),
-        ("compile", "true", "true, false or auto"),
+        ("compile", "true", "true, false or auto, written True"),
         ("compile", "yes please", "true, false or auto"),
         ("channels_last", "first", "true, false or auto"),
         ("save_minutes", "often", "a number"),
@@ -284,7 +284,7 @@ def test_a_value_that_a_component_does_not_take_is_one_line(component: dict[str,
 
 def test_text_for_true_is_taken_where_a_run_goes_on_and_nowhere_else(check: Check) -> None:
     check("train.json", resume="true")
-    with pytest.raises(ConfigError, match=r"must be true, false or auto, not text: write True\.$"):
+    with pytest.raises(ConfigError, match=r"must be true, false or auto, written True, not 'true'\.$"):
         check("train.json", compile="true")
 
 

@@ -49,6 +49,7 @@ IGNORED_TOP_LEVEL = frozenset({"_meta_"})
 PACKAGE = __name__.partition(".")[0]
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Of the system: a disk that is full or only to be read, which the next file would meet as well."""
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}-")
 _NOT_MADE = re.compile(r"Failed to instantiate component '([^']+)'")
 """What MONAI says round the error of a component of a config."""
 _WORKER_ERROR = re.compile(rf"^{PACKAGE}(?:\.\w+)+: (.+)$", re.MULTILINE)
@@ -170,11 +171,8 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
         fits, kind = isinstance(value, bool) or value in (0, 1), "true or false"
         if or_auto:
             fits, kind = fits or value == "auto", "true, false or auto"
-        is_text = isinstance(value, str) and value.lower() in TRUTH
-        if is_text and identifier in TRUTH_AS_TEXT:
-            return
-        if is_text and not fits:  # the MONAI CLI reads values as Python's
-            raise ConfigError(f"Configuration key {identifier!r} must be {kind}, not text: write {value.capitalize()}.")
+        if str(value).lower() in TRUTH and not fits:  # the MONAI CLI reads values as Python's
+            fits, kind = identifier in TRUTH_AS_TEXT, f"{kind}, written {str(value).capitalize()}"
     elif isinstance(own, int):
         fits, kind = is_number and value == int(value), "a whole number"
     elif isinstance(own, float):
@@ -294,8 +292,8 @@ def under_monai_command_line() -> bool:
 def our_error(error: BaseException | None) -> Exception | None:
     """The error of this package that `error` is, or was raised from; None if there is none.
 
-    A value of the config that a component does not take (of torch or MONAI, which raise errors of Python) counts as one,
-    and so does a disk that is full.
+    Counts as one: a value of the config that a component does not take (torch and MONAI raise errors of Python), and a
+    disk that is full.
 
     Looks along the chain of causes, and into the text: a data loader's worker hands over its error as text only. What
     was merely being handled when another error arose is no cause of it.
@@ -320,10 +318,11 @@ def our_error(error: BaseException | None) -> Exception | None:
 
 
 def storage_words(error: OSError) -> str:
-    """What the system refuses, and in which folder: a file may have a temporary name."""
-    reason = error.strerror or str(error)
-    name = error.filename2 or error.filename
-    return f"{Path(str(name)).parent}: {reason}." if name else f"{reason}."
+    """What the system refuses, and in which folder, where the file has a temporary name or the next would fare alike."""
+    path = Path(str(error.filename or ""))
+    if error.errno in FULL or _TEMPORARY.match(path.name):
+        return f"{path.parent}: {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error)
 
 
 def error_message(error: BaseException | None) -> str | None:

@@ -58,7 +58,7 @@ def test_float16_weights_become_the_networks_float32(other, make_network, tmp_pa
 
 
 def test_a_full_disk_is_one_line_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def full(_content: Any, file: Any) -> None:
+    def full(*_arguments: Any) -> None:
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         finally:

@@ -72,7 +72,7 @@ def add_parser(verbs: Any) -> None:
         const="true",
         choices=("true", "auto"),
         metavar="auto",
-        help="go on with the run that is in the run folder; auto: or begin, if there is none; if it is done, do nothing",
+        help="go on with the run that is in the run folder; auto: begin if there is none, do nothing if it is done",
     )
     parser.add_argument(
         "--pretrained", type=Path, metavar="FILE_OR_BUNDLE", help="start from these weights, as far as they fit"
