@@ -318,7 +318,7 @@ def our_error(error: BaseException | None) -> Exception | None:
 
 
 def storage_words(error: OSError) -> str:
-    """What the system refuses, and in which folder, where the file has a temporary name or the next would fare alike."""
+    """What the system refuses, and the folder where the file has a temporary name or the next would fare alike."""
     path = Path(str(error.filename or ""))
     if error.errno in FULL or _TEMPORARY.match(path.name):
         return f"{path.parent}: {error.strerror}." if error.filename else f"{error.strerror}."
