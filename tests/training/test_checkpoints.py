@@ -176,7 +176,7 @@ def test_a_new_run_sets_the_files_of_the_one_before_aside(
 
     RunCheckpoints(network, trainer.optimizer, make_evaluator(network, patches), str(tmp_path), 1).attach(trainer)
     trainer.run()
-    assert seen == [f"earlier_{name}" for name in files]
+    assert seen == [".lock", *(f"earlier_{name}" for name in files)]
     assert (tmp_path / "earlier_last.pt").read_text() == "last.pt of the run before"
 
 
