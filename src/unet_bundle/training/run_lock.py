@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 FILE = ".lock"
 """Stays in the folder, empty: the system knows whether somebody holds it."""
-PATIENCE_S = 5.0
+PATIENCE_S = 10.0
 """A run that torchrun or a scheduler starts again may meet the one that is ending."""
 _HELD = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 
