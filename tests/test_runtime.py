@@ -110,6 +110,7 @@ def test_unknown_key_is_refused_with_the_closest_known_one(check: Check, key: st
         ("batch_size", [2], "a whole number"),
         ("batch_size", 2.5, "a whole number"),
         ("resume", "yes please", "true, false or auto"),
+        ("compile", "true", "true, false or auto, written True"),
         ("compile", "yes please", "true, false or auto"),
         ("channels_last", "first", "true, false or auto"),
         ("save_minutes", "often", "a number"),
@@ -264,6 +265,28 @@ def test_error_that_arises_while_ours_is_handled_is_no_effect_of_it() -> None:
     bug = KeyError("a bug")
     bug.__context__ = CheckpointError("model.pt is missing.")
     assert error_message(bug) is None
+
+
+@pytest.mark.parametrize(
+    ("component", "reason"),
+    [
+        ({"_target_": "torch.nn.Dropout", "p": 2}, "dropout probability has to be between 0 and 1, but got 2"),
+        ({"_target_": "DataLoader", "dataset": [1], "num_workers": -1}, "num_workers option should be non-negative"),
+    ],
+)
+def test_a_value_that_a_component_does_not_take_is_one_line(component: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        ConfigParser({"part": component, "all": "$[@part]"}).get_parsed_content("all")
+    ours = our_error(caught.value)
+    assert isinstance(ours, ConfigError)
+    assert reason in str(ours)
+    assert "\n" not in str(ours)
+
+
+def test_text_for_true_is_taken_where_a_run_goes_on_and_nowhere_else(check: Check) -> None:
+    check("train.json", resume="true")
+    with pytest.raises(ConfigError, match=r"must be true, false or auto, written True, not 'true'\.$"):
+        check("train.json", compile="true")
 
 
 def test_other_errors_have_no_message() -> None:

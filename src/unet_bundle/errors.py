@@ -19,3 +19,7 @@ class ConfigError(UnetBundleError, ValueError):
 
 class CheckpointError(UnetBundleError, RuntimeError):
     """Weights that are missing or do not fit the network."""
+
+
+class FolderInUseError(UnetBundleError, RuntimeError):
+    """Another run writes to the folder."""

@@ -7,6 +7,7 @@ last line of the output; inside a server, a notebook or a test errors stay excep
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import importlib
 import inspect
@@ -40,11 +41,19 @@ PER_AXIS = frozenset({"patch_size", "spacing"})
 """Top-level lists that have a value for each axis."""
 OR_AUTO: Mapping[str, Any] = {"resume": False, "compile": "auto", "channels_last": "auto"}
 """Top-level values that may be true, false or ``"auto"``, in the configs that have them with this default."""
+TRUTH = ("true", "false")
+TRUTH_AS_TEXT = frozenset({"resume"})
+"""Top-level values whose readers also take true and false as text, as the MONAI CLI hands them on."""
 CLASS_KEYS = ("keep_largest", "fill_holes", "smallest_object_ml")
 """Top-level values that name classes of the label map."""
 IGNORED_TOP_LEVEL = frozenset({"_meta_"})
 
 PACKAGE = __name__.partition(".")[0]
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Of the system: a disk that is full or only to be read, which the next file would meet as well."""
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}-")
+_NOT_MADE = re.compile(r"Failed to instantiate component '([^']+)'")
+"""What MONAI says round the error of a component of a config."""
 _WORKER_ERROR = re.compile(rf"^{PACKAGE}(?:\.\w+)+: (.+)$", re.MULTILINE)
 
 
@@ -172,6 +181,8 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
         fits, kind = isinstance(value, bool) or value in (0, 1), "true or false"
         if or_auto:
             fits, kind = fits or value == "auto", "true, false or auto"
+        if str(value).lower() in TRUTH and not fits:  # the MONAI CLI reads values as Python's
+            fits, kind = identifier in TRUTH_AS_TEXT, f"{kind}, written {str(value).capitalize()}"
     elif isinstance(own, int):
         fits, kind = is_number and value == int(value), "a whole number"
     elif isinstance(own, float):
@@ -293,6 +304,9 @@ def under_monai_command_line() -> bool:
 def our_error(error: BaseException | None) -> Exception | None:
     """The error of this package that `error` is, or was raised from; None if there is none.
 
+    Counts as one: a value of the config that a component does not take (torch and MONAI raise errors of Python), and a
+    disk that is full.
+
     Looks along the chain of causes, and into the text: a data loader's worker hands over its error as text only. What
     was merely being handled when another error arose is no cause of it.
     """
@@ -305,8 +319,22 @@ def our_error(error: BaseException | None) -> Exception | None:
         # Networks and steps have error classes of their own, so that the package, not the base class, decides.
         if isinstance(error, Exception) and type(error).__module__.partition(".")[0] == PACKAGE:
             return error
+        if isinstance(error, OSError) and error.errno in FULL:
+            return ConfigError(storage_words(error))
+        refused = _NOT_MADE.match(str(error))
+        if refused and type(error.__cause__) is ValueError:
+            reason = str(error.__cause__).partition("\n")[0]
+            return ConfigError(f"A value of the config does not suit {refused[1]}: {reason}")
         error = error.__cause__
     return None
+
+
+def storage_words(error: OSError) -> str:
+    """What the system refuses, and the folder where the file has a temporary name or the next would fare alike."""
+    path = Path(str(error.filename or ""))
+    if error.errno in FULL or _TEMPORARY.match(path.name):
+        return f"{path.parent}: {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error)
 
 
 def error_message(error: BaseException | None) -> str | None:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unet_bundle.cli import main
 from unet_bundle.cli.folds import folds_of, number_of_folds
 from unet_bundle.cli.workflow import load_workflow
 from unet_bundle.errors import ConfigError
 from unet_bundle.runtime import our_error
+from unet_bundle.training.run_state import STATE_KEYS
 from unet_bundle.training.trained_cases import write_trained_cases
 
 
@@ -109,6 +111,7 @@ def test_folds_without_weights_of_known_cases_are_named_and_the_others_scored(
     assert "fold 2: fold_2/best.pt is missing: train it first" in second
     gathered = json.loads((bundle / "eval" / "cross_validation.json").read_text())
     assert list(gathered["cases"]) == ["1"]
+    assert gathered["unfinished"] == []
     assert len(gathered["cases"]["1"]) == 2
     assert (bundle / "eval" / "fold_1" / "scores.csv").is_file()
 
@@ -205,3 +208,35 @@ def test_a_fold_that_fails_is_named_and_the_others_are_trained(
     assert first.startswith("  failed: fold 0: fold_0/last.pt is no readable checkpoint")
     assert second.startswith("  failed: fold 2: ")
     assert (tiny_bundle / "runs" / "fold_1" / "best.pt").is_file()
+
+
+def test_a_fold_that_is_not_trained_to_its_end_is_warned_of(
+    bundle: Path, tiny_weights: Path, phantom_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for fold, finished in ((0, True), (1, False)):
+        add_weights(bundle, tiny_weights, fold)
+        state: dict[str, object] = {**dict.fromkeys(STATE_KEYS), "epoch": 4 if finished else 1, "finished": finished}
+        torch.save({**state, "progress": {"max_epochs": 4}}, bundle / "runs" / f"fold_{fold}" / "last.pt")
+    assert main(["evaluate", str(bundle), str(phantom_data), "--folds", "0,1"]) == 0
+    warnings = [record.getMessage() for record in caplog.records if "to its end" in record.getMessage()]
+    assert [words[:53] for words in warnings] == ["Fold 1 is not trained to its end (1 of 4 epochs), its"]
+    assert json.loads((bundle / "eval" / "cross_validation.json").read_text())["unfinished"] == [1]
+
+
+def test_cleaning_is_not_chosen_where_labels_are_not_full(
+    bundle: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bundle / "configs" / "evaluate.json"  # as it is planned with `ignore`
+    config = json.loads(path.read_text())
+    del config["choose_cleaning"]
+    path.write_text(json.dumps(config))
+    words = refusal(["evaluate", bundle, phantom_data, "--choose-cleaning"], capsys)
+    assert words.startswith("Error: --choose-cleaning needs classes, each labelled in full")
+
+
+def test_one_fold_does_not_come_after_another(
+    tiny_bundle: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", str(tiny_bundle), str(phantom_data), "--folds", "1", "--max-minutes", "2", "--dry-run"]
+    assert main(arguments) == 0
+    assert "\nFold 1, 2 minutes, reading not counted.\n" in "\n" + capsys.readouterr().out

@@ -1,3 +1,4 @@
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from ignite.engine import Engine, Events
 
 from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.networks import UNet
-from unet_bundle.training import CheckpointLoader, RunCheckpoints, TrainStep, checkpoints, goes_on
+from unet_bundle.runtime import error_message, our_error
+from unet_bundle.training import CheckpointLoader, RunCheckpoints, TrainStep, checkpoints, goes_on, run_state
 from unet_bundle.training.checkpoints import load_checkpoint, save_atomically
 
 
@@ -53,6 +55,22 @@ def test_float16_weights_become_the_networks_float32(other, make_network, tmp_pa
     load(tmp_path / "model.pt", network)
     assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
     assert same(network.state_dict(), {key: value.half().float() for key, value in other.items()})
+
+
+def test_a_full_disk_is_one_line_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_arguments: Any) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(checkpoints.torch, "save", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        save_atomically({}, tmp_path / "last.pt")
+    wrapped = RuntimeError("Failed to evaluate ConfigExpression")
+    wrapped.__cause__ = raised.value
+    assert isinstance(our_error(wrapped), ConfigError)
+    assert error_message(wrapped) == f"{tmp_path}: No space left on device."
 
 
 def misshaped(state: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -158,7 +176,7 @@ def test_a_new_run_sets_the_files_of_the_one_before_aside(
 
     RunCheckpoints(network, trainer.optimizer, make_evaluator(network, patches), str(tmp_path), 1).attach(trainer)
     trainer.run()
-    assert seen == [f"earlier_{name}" for name in files]
+    assert seen == [".lock", *(f"earlier_{name}" for name in files)]
     assert (tmp_path / "earlier_last.pt").read_text() == "last.pt of the run before"
 
 
@@ -233,5 +251,16 @@ def test_whether_a_run_goes_on(make_network, make_trainer, make_evaluator, patch
     assert goes_on(folder, True)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a later launch, which died before it had saved anything")
     assert (goes_on(folder), goes_on(folder, "auto")) == (False, True)
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
+    assert (goes_on(folder, "True"), goes_on(folder, "false")) == (True, False)
+    trainer.state.epoch = trainer.state.max_epochs = states._configured_epochs = 4
+    trainer.state.epoch_length, trainer.state.iteration = 1, 4
     states._save(trainer, finished=True)
-    assert goes_on(folder, "auto") is False
+    assert (goes_on(folder), goes_on(folder, "auto", 5)) == (False, True)
+    for epochs in (None, 4, 3):
+        with pytest.raises(CheckpointError, match=r"last\.pt is of a run that is done: nothing is trained"):
+            goes_on(folder, "auto", epochs)
+    monkeypatch.setattr(run_state, "under_monai_command_line", lambda: True)
+    with pytest.raises(SystemExit) as ended:
+        goes_on(folder, "auto", 4)
+    assert ended.value.code == 0

@@ -11,7 +11,7 @@ from unet_bundle import __version__
 from unet_bundle.cli import check, demo, evaluate, export, import_nnunet, inspect, label, plan, predict, report, train
 from unet_bundle.cli.workflow import split_overrides
 from unet_bundle.errors import ConfigError
-from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, our_error
+from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, our_error, storage_words
 
 VERBS = (check, plan, train, evaluate, report, predict, export, inspect, import_nnunet, label, demo)
 
@@ -77,10 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:
         ours = our_error(error)
-        if show_traceback or (ours is None and not isinstance(error, OSError)):
+        if ours is None and isinstance(error, OSError):
+            ours = ConfigError(storage_words(error))
+        if show_traceback or ours is None:
             raise
         # What the system refuses (a full disk, a folder nobody may write to) is a person's to mend too.
-        _say(f"Error: {error if ours is None else ours}")
+        _say(f"Error: {ours}")
         return EXIT_USAGE if isinstance(ours, ConfigError) else EXIT_CASES_FAILED
 
 

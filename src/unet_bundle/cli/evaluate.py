@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,15 @@ from types import MappingProxyType
 from typing import Any
 
 from unet_bundle.cli.cases import check_model, make_folder, run_one_by_one, say_refused
-from unet_bundle.cli.folds import add_folds, best_weights, check_one_choice, folds_of, refuse_overrides, say_failed
+from unet_bundle.cli.folds import (
+    add_folds,
+    best_weights,
+    check_one_choice,
+    folds_of,
+    refuse_overrides,
+    run_folder,
+    say_failed,
+)
 from unet_bundle.cli.workflow import (
     OVERRIDES_HELP,
     Overrides,
@@ -25,6 +34,8 @@ from unet_bundle.cli.workflow import (
 )
 from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.runtime import EXIT_CASES_FAILED, EXIT_OK
+
+logger = logging.getLogger(__name__)
 
 FILES = ("inference.json", "evaluate.json")
 
@@ -96,6 +107,10 @@ def _evaluate(
 
     own = {"dataset_dir": str(args.dataset), "output_dir": str(output), "fold": fold, "part": args.part, **more}
     if args.choose_cleaning:
+        if "choose_cleaning" not in read_config(args.bundle, FILES[1]):
+            raise ConfigError(
+                "--choose-cleaning needs classes, each labelled in full: not for a bundle with ignore or regions."
+            )
         own["choose_cleaning"] = True
     overrides = parse_overrides(args.overrides, own)
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
@@ -152,7 +167,13 @@ def _evaluate_folds(args: argparse.Namespace, folds: list[int], output: Path) ->
         if len(refused) < count and not args.dry_run:
             reports[fold] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     if reports:
-        _write_folds(reports, output)
+        unfinished = _unfinished(args.bundle, list(reports))
+        _write_folds(reports, output, list(unfinished))
+        for fold, (done, wanted) in unfinished.items():
+            logger.warning(
+                "Fold %d is not trained to its end (%d of %d epochs), its scores are of the best weights so far:"
+                " go on by unet-bundle train --folds all --resume.", fold, done, wanted,
+            )  # fmt: skip
     if failed:
         say(f"{len(failed)} of {len(folds)} folds could not be scored:")
         say_failed(failed)
@@ -160,11 +181,19 @@ def _evaluate_folds(args: argparse.Namespace, folds: list[int], output: Path) ->
     return EXIT_CASES_FAILED if missing or failed else EXIT_OK
 
 
-def _write_folds(reports: dict[int, Any], output: Path) -> None:
+def _unfinished(bundle: Path, folds: list[int]) -> dict[int, tuple[int, int]]:
+    """Epochs done and wanted of each fold whose run did not come to its end."""
+    from unet_bundle.training.run_state import epochs_of_unfinished
+
+    epochs = {fold: epochs_of_unfinished(run_folder(bundle, fold)) for fold in folds}
+    return {fold: both for fold, both in epochs.items() if both is not None}
+
+
+def _write_folds(reports: dict[int, Any], output: Path, unfinished: list[int]) -> None:
     from unet_bundle.evaluation.cross_validation import as_csv, as_table, gather
     from unet_bundle.io.files import write_text
 
-    gathered = gather(reports)
+    gathered = gather(reports, unfinished)
     write_text(output / "cross_validation.json", json.dumps(gathered, indent=2) + "\n")
     write_text(output / "cross_validation.csv", as_csv(gathered))
     say("\nDice on the original grids, mean ± standard deviation over the cases kept back:")

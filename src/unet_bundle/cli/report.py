@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
 from unet_bundle.cli.workflow import say
 from unet_bundle.errors import ConfigError
 from unet_bundle.runtime import EXIT_OK
+
+logger = logging.getLogger(__name__)
 
 EPILOG = """\
 The page is one HTML file that needs nothing else: it can be mailed, printed and read offline, in light and in dark.
@@ -39,6 +42,7 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report."""
     from unet_bundle.evaluation.page import read_content, report_page
+    from unet_bundle.evaluation.page.sections import outdated
     from unet_bundle.io.files import write_text
 
     if args.evaluation is not None and not args.evaluation.is_dir():
@@ -49,4 +53,6 @@ def run(args: argparse.Namespace) -> int:
     content = read_content(args.bundle, args.evaluation or args.bundle / "eval")
     write_text(output, report_page(content))
     say(f"{len(content.runs)} runs and {len(content.cases)} scored cases, on one page: {output}")
+    if note := outdated(content):
+        logger.warning(note)
     return EXIT_OK

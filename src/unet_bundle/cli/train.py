@@ -31,7 +31,8 @@ EPILOG = f"""\
 A run keeps its state, best weights, curves.csv and TensorBoard logs in BUNDLE/runs/fold_N.
 At its end the best weights go to BUNDLE/models/model.pt, if they score better than those that are there.
 Interrupted, by Ctrl-C or a scheduler's SIGTERM? The same line with --resume goes on where it was; killed? from the
-last saved state, ten minutes old at most. --resume auto begins where there is nothing to resume.
+last saved state, ten minutes old at most. --resume auto begins where there is nothing to resume, and does nothing where
+the run is done.
 --folds trains one fold after another, for a cross-validation; with --resume those that are done are skipped. A fold
 that fails is named at the end and the others are trained, the exit code is 1.
 {OVERRIDES_HELP}
@@ -71,7 +72,7 @@ def add_parser(verbs: Any) -> None:
         const="true",
         choices=("true", "auto"),
         metavar="auto",
-        help="go on with the run that is in the run folder; auto: if there is one that is not done, else begin",
+        help="go on with the run that is in the run folder; auto: begin if there is none, do nothing if it is done",
     )
     parser.add_argument(
         "--pretrained", type=Path, metavar="FILE_OR_BUNDLE", help="start from these weights, as far as they fit"
@@ -103,7 +104,8 @@ def _train_folds(args: argparse.Namespace, folds: list[int]) -> int:
     if len(todo) < len(folds):
         say(f"{len(folds) - len(todo)} of {len(folds)} folds are trained already and skipped.")
     if todo:
-        say(f"Folds {', '.join(map(str, todo))}, one after another{_total_time(args, len(todo))}.")
+        order = f"Folds {', '.join(map(str, todo))}, one after another" if todo[1:] else f"Fold {todo[0]}"
+        say(f"{order}{_total_time(args, len(todo))}.")
     if args.dry_run:
         for fold in todo[:1]:  # the others take as much
             _train(args, fold, resume=_resume(args, fold), folds=len(todo))
@@ -132,6 +134,8 @@ def _train_folds(args: argparse.Namespace, folds: list[int]) -> int:
 def _total_time(args: argparse.Namespace, count: int) -> str:
     if args.max_minutes is None:
         return ""
+    if count == 1:
+        return f", {args.max_minutes:g} minutes, reading not counted"
     return f", {args.max_minutes:g} minutes each: {count * args.max_minutes:g} minutes in all, reading not counted"
 
 
@@ -146,9 +150,14 @@ def _train(args: argparse.Namespace, fold: int, *, resume: str | None, folds: in
     if resume:
         own["resume"] = resume if resume == "auto" else True
     overrides = parse_overrides(args.overrides, own)
+    from unet_bundle.training.run_state import is_finished
+
     say(f"MONAI: {monai_line(args.bundle, FILES, overrides)}")
     workflow = load_workflow(args.bundle, FILES, overrides, "train")
     folder = Path(workflow.parser.get_parsed_content("output_dir"))
+    if resume == "auto" and is_finished(folder, workflow.parser.get_parsed_content("max_epochs")):
+        say(f"The run in {folder} is done: nothing is trained. Without --resume it is trained anew.")
+        return None
     if resume == "true":
         _check_run(folder)
     _forecast(workflow.parser, folds)

@@ -16,18 +16,20 @@ POOLED = "all"
 """What the cases of all folds together are called in the CSV."""
 
 
-def gather(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def gather(reports: Mapping[int, Mapping[str, Any]], unfinished: Sequence[int] = ()) -> dict[str, Any]:
     """Put the evaluations of folds together.
 
     Args:
         reports: the content of each fold's ``scores.json``, by its number.
+        unfinished: folds whose training had not come to its end.
 
     Returns:
         The content of ``cross_validation.json``. ``metrics`` has for each metric by name, Dice first, ``folds`` (by
         number) and ``pooled`` (all cases of all folds, each counted alike), and there for each class and for their
         mean ``mean``, ``sd`` (sample standard deviation over the cases, null for fewer than two) and ``cases`` (how
         many count: see ``absent`` in scores.json). Further the names of the ``cases`` of each fold, those ``missing``
-        with the reason, ``one_sided`` as in scores.json, and each metric's ``unit``.
+        with the reason, ``one_sided`` as in scores.json, each metric's ``unit``, and the folds that were
+        ``unfinished``.
     """
     first = next(iter(reports.values()))
     classes = list(first["classes"])
@@ -47,6 +49,7 @@ def gather(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         "one_sided": {name: sum(report["one_sided"][name] for report in reports.values()) for name in classes},
         "cases": {str(fold): sorted(report["cases"]) for fold, report in sorted(reports.items())},
         "missing": {str(fold): report["missing"] for fold, report in sorted(reports.items()) if report["missing"]},
+        "unfinished": sorted(unfinished),
     }
 
 

@@ -19,8 +19,23 @@ BEST = "best.pt"
 
 def save_atomically(content: Any, path: Path) -> None:
     """Write `content` with ``torch.save`` so that `path` is either the old file or the complete new one."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)  # given a path, it writes the temporary name into the file
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)  # given a path, it writes the temporary name into the file
+    except (OSError, RuntimeError) as error:
+        refusal = _of_the_system(error)
+        if refusal is None:
+            raise
+        raise OSError(refusal.errno, refusal.strerror, str(path)) from error
+
+
+def _of_the_system(error: BaseException | None) -> OSError | None:
+    """The system's error behind `error`: torch raises one of its own when it closes what it could not write."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class CheckpointLoader(monai.handlers.CheckpointLoader):

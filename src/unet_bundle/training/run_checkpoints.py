@@ -21,6 +21,7 @@ from unet_bundle.training.checkpoints import BEST, LAST, save_atomically
 from unet_bundle.training.data import CaseSampler
 from unet_bundle.training.distributed import in_any_process, is_distributed, is_main_process, launch_id, wait_for_others
 from unet_bundle.training.handlers import TrainingLog, on_failure
+from unet_bundle.training.run_lock import RunLock
 from unet_bundle.training.run_record import RunRecord
 from unet_bundle.training.run_state import read_state
 from unet_bundle.training.steps import TrainStep
@@ -60,6 +61,7 @@ class RunCheckpoints:
     Raises:
         ConfigError: `save_minutes` or `keep_every` is not positive.
         CheckpointError: when training starts, if there is no state to resume, it does not fit or is of another run.
+        FolderInUseError: the same, if another run is training in the folder.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class RunCheckpoints:
         self._epoch_pending = False  # its last step is done, its validation is not
         self._stopped = False
         self._signals = StopSignals()
+        self._lock = RunLock(self.folder)
 
     def attach(self, engine: Engine) -> None:
         """Load when `engine` starts, save while it runs; stands after the validation in the list of handlers."""
@@ -118,6 +121,7 @@ class RunCheckpoints:
         self._epoch_pending = self._stopped = False
         if not engine.has_event_handler(self._finish, Events.COMPLETED):
             engine.add_event_handler(Events.COMPLETED, self._finish)  # behind what publishes the weights
+        self._lock.acquire()
         self._signals.watch()
         if is_main_process():
             remove_unfinished(self.folder)
@@ -246,6 +250,7 @@ class RunCheckpoints:
         if is_distributed() and self._signals.received is not None and self._epoch_pending:
             self._save_and_tell(engine)
         self._signals.unwatch()
+        self._lock.release()
 
     def _epoch_completed(self, engine: Engine) -> None:
         self._epoch_pending = False
@@ -262,6 +267,7 @@ class RunCheckpoints:
     def _finish(self, engine: Engine) -> None:
         if is_main_process():
             self._save(engine, finished=True)
+        self._lock.release()
 
     def _save_best(self, engine: Engine) -> None:
         # The state first: it knows that its weights are the best, and a resumed run makes the other file of it again.

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import logging
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from unet_bundle.cli import main
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.evaluation.cross_validation import gather
 from unet_bundle.evaluation.metrics import ClassScores
@@ -181,6 +184,34 @@ def test_folds_stand_beside_each_other(tiny_bundle: Path, page_of: Any) -> None:
     assert [row[:2] for row in page.rows if row[0] in "abc"] == [["a", "0"], ["b", "0"], ["c", "2"]]
     assert len(page.all("img")) == 2
     assert html.count('<polyline class="line"') == 2 * 3
+
+
+def test_scores_older_than_their_weights_are_named(evaluated: Path, page_of: Any) -> None:
+    weights = evaluated / "models" / "model.pt"
+    weights.write_bytes(b"")
+    scored = (evaluated / "eval" / "scores.json").stat().st_mtime
+    os.utime(weights, (scored - 60, scored - 60))
+    assert "older than the weights" not in page_of(evaluated)[0]
+    os.utime(weights, (scored + 60, scored + 60))
+    assert "The scores are older than the weights: trained again since?" in page_of(evaluated)[0]
+
+
+def test_the_fold_whose_scores_are_old_is_named(
+    tiny_bundle: Path, page_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="unet_bundle")
+    folder = tiny_bundle / "eval"
+    reports = {fold: add_evaluation(folder / f"fold_{fold}", {f"case {fold}": [0.9] * 3}) for fold in (0, 2)}
+    (folder / "cross_validation.json").write_text(json.dumps(gather(reports)))
+    for fold, later in ((0, -60), (2, 60)):
+        add_run(tiny_bundle, fold)
+        weights = tiny_bundle / "runs" / f"fold_{fold}" / "best.pt"
+        weights.write_bytes(b"")
+        scored = (folder / f"fold_{fold}" / "scores.json").stat().st_mtime
+        os.utime(weights, (scored + later, scored + later))
+    assert "The scores of fold 2 are older than the weights" in page_of(tiny_bundle)[0]
+    assert main(["report", str(tiny_bundle)]) == 0
+    assert "The scores of fold 2 are older than the weights" in caplog.text
 
 
 def test_a_bundle_without_runs_says_what_to_do(tiny_bundle: Path, page_of: Any) -> None:

@@ -64,6 +64,7 @@ class Content:
         reports: the ``scores.json`` of each fold that was evaluated; of one fold alone under None.
         gathered: ``cross_validation.json``, if the evaluation was of several folds.
         cases: worst first; those without a score last.
+        outdated: folds (None: the one that was evaluated alone) whose weights are newer than their scores.
     """
 
     metadata: Mapping[str, Any]
@@ -73,6 +74,7 @@ class Content:
     reports: Mapping[int | None, Mapping[str, Any]]
     gathered: Mapping[str, Any] | None
     cases: list[Case]
+    outdated: tuple[int | None, ...] = ()
 
 
 def read_content(bundle: Path, evaluation: Path) -> Content:
@@ -92,6 +94,7 @@ def read_content(bundle: Path, evaluation: Path) -> Content:
     gathered = _json(evaluation / CROSS_VALIDATION)
     reports: dict[int | None, Mapping[str, Any]] = {}
     cases: list[Case] = []
+    outdated: list[int | None] = []
     for fold in [None] if gathered is None else [int(fold) for fold in gathered["cases"]]:
         folder = evaluation if fold is None else evaluation / f"fold_{fold}"
         report = _json(folder / SCORES)
@@ -100,6 +103,9 @@ def read_content(bundle: Path, evaluation: Path) -> Content:
         if not {"cases", "classes", "metrics", "worst", "missing"} <= set(report):
             raise InputError(f"{folder.name}/{SCORES} is not of an evaluation with unet-bundle: evaluate again.")
         reports[fold] = report
+        weights = bundle / ("models/model.pt" if fold is None else f"runs/fold_{fold}/best.pt")
+        if weights.is_file() and weights.stat().st_mtime > (folder / SCORES).stat().st_mtime:
+            outdated.append(fold)
         cases += _cases(folder, fold, report)
     return Content(
         metadata,
@@ -109,6 +115,7 @@ def read_content(bundle: Path, evaluation: Path) -> Content:
         reports,
         gathered,
         sorted(cases, key=lambda case: (case.mean is None, case.mean, case.name)),
+        tuple(outdated),
     )
 
 

@@ -48,7 +48,17 @@ def summary(content: Content) -> str:
     if not entries:
         return markup.paragraph("Neither trained nor evaluated yet: run unet-bundle train, then evaluate.")
     text = "" if content.cases else markup.paragraph("Not evaluated yet: run unet-bundle evaluate.")
-    return markup.cards(entries) + text
+    note = outdated(content)
+    return (markup.paragraph(note, "notice") if note else "") + markup.cards(entries) + text
+
+
+def outdated(content: Content) -> str:
+    """A sentence that names scores which are older than the weights they stand for; empty if none is."""
+    if not content.outdated:
+        return ""
+    numbers = [str(fold) for fold in content.outdated if fold is not None]
+    folds = f" of fold{'s' if numbers[1:] else ''} {', '.join(numbers)}" if numbers else ""
+    return f"The scores{folds} are older than the weights: trained again since? Run unet-bundle evaluate again."
 
 
 def training(content: Content) -> str:

@@ -112,7 +112,12 @@ def train_config(plan: Plan) -> Config:
             "weight_decay": "@weight_decay",
         },
         "loss": _loss(plan),
-        "goes_on": {"_target_": "unet_bundle.training.goes_on", "folder": "@output_dir", "resume": "@resume"},
+        "goes_on": {
+            "_target_": "unet_bundle.training.goes_on",
+            "folder": "@output_dir",
+            "resume": "@resume",
+            "max_epochs": "@max_epochs",
+        },
         "events": {"_target_": "unet_bundle.training.EventWriter", "folder": "@output_dir", "resume": "@goes_on"},
         "average": {
             "_target_": "unet_bundle.training.WeightAverage",
