@@ -176,27 +176,31 @@ def _check_kind(identifier: str, value: Any, own: Any) -> None:
     if value is None or is_made:
         return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    or_auto = identifier in OR_AUTO and OR_AUTO[identifier] == own
-    if isinstance(own, bool) or or_auto:
-        fits, kind = isinstance(value, bool) or value in (0, 1), "true or false"
-        if or_auto:
-            fits, kind = fits or value == "auto", "true, false or auto"
-        if str(value).lower() in TRUTH and not fits:  # the MONAI CLI reads values as Python's
-            fits, kind = identifier in TRUTH_AS_TEXT, f"{kind}, written {str(value).capitalize()}"
+    fits, kind = True, ""
+    if isinstance(own, bool) or (identifier in OR_AUTO and OR_AUTO[identifier] == own):
+        fits, kind = _is_truth(identifier, value)
     elif isinstance(own, int):
         fits, kind = is_number and value == int(value), "a whole number"
     elif isinstance(own, float):
         fits, kind = is_number, "a number"
     elif isinstance(own, list):
         fits, kind = isinstance(value, list | tuple), "a list"
-    else:
-        return
     if not fits:
         raise ConfigError(f"Configuration key {identifier!r} must be {kind}, not {value!r}.")
     if identifier in PER_AXIS and isinstance(own, list) and len(value) != len(own):
         raise ConfigError(f"Configuration key {identifier!r} must have {len(own)} values, not {len(value)}: {value!r}.")
     if identifier in AT_LEAST_ONE and value < 1:
         raise ConfigError(f"Configuration key {identifier!r} must be at least 1, not {value!r}.")
+
+
+def _is_truth(identifier: str, value: Any) -> tuple[bool, str]:
+    """Whether a value is true, false, or ``"auto"`` where that is possible; and how these are said."""
+    fits, kind = isinstance(value, bool) or value in (0, 1), "true or false"
+    if identifier in OR_AUTO:
+        fits, kind = fits or value == "auto", "true, false or auto"
+    if not fits and str(value).lower() in TRUTH:  # the MONAI CLI reads values as Python's
+        return identifier in TRUTH_AS_TEXT, f"{kind}, written {str(value).capitalize()}"
+    return fits, kind
 
 
 def _references(config: Any) -> Iterator[str]:
