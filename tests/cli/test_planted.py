@@ -130,8 +130,8 @@ def test_series_that_are_refused(bundle: Path, study: Any, silent: Any, tmp_path
     copy.with_name(f"{WORD}_copy").write_bytes(copy.read_bytes())
     damaged = study(7).files[3]
     damaged.write_bytes(damaged.read_bytes()[:-500])
-    assert main(["inspect", "study"]) == 0
-    assert main(["inspect", "study", "--json"]) == 0
+    assert main(["inspect", "study"]) == 1
+    assert main(["inspect", "study", "--json"]) == 1
     assert main(["predict", str(bundle), "study", "out"]) == 1
     text = silent()
     assert "2 of 3 scans segmented" in text

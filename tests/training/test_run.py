@@ -492,7 +492,7 @@ def test_what_the_source_of_a_fine_tuning_has_seen_counts_as_seen_also_after_a_r
     tuned = {"pretrained": str(finished.bundle), "fold": 1, "max_epochs": 2}
     with pytest.raises(SystemExit):
         train(tiny_bundle, phantom_data, stop_in=4, **tuned)
-    assert "`evaluate` will not score them." in caplog.text
+    assert "`evaluate` will refuse to score these weights" in caplog.text
     run = train(tiny_bundle, phantom_data, resume=True, **tuned)
     source = read_trained_cases(finished.bundle / "models/model.pt")
     assert source is not None
@@ -512,7 +512,7 @@ def test_what_the_source_of_a_fine_tuning_has_seen_counts_as_seen_also_after_a_r
         ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, not -1"),
         ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295, not 4294967296"),
         ({"max_gradient_norm": 0}, "max_gradient_norm must be positive, or null for no limit, not 0"),
-        ({"max_bad_steps": -1}, "max_bad_steps must be 0 or more, not -1"),
+        ({"max_bad_steps": -1}, "max_bad_steps must be a number of steps, 0 or more, not -1"),
     ],
 )
 def test_values_that_make_no_sense_are_refused_in_one_line(
