@@ -21,9 +21,8 @@ def before_napoleon(_app: Any, what: str, _name: str, _thing: Any, _options: Any
         section = _SECTION.match(line)
         if section:
             returns = section[1] in {"Returns", "Yields"}
-        elif what in PLAIN or returns:
-            line = _SINGLE_COLON.sub(COLON, line)  # noqa: PLW2901
-        lines[number] = _STAR.sub(r"\\*", line)
+        is_plain = not section and (what in PLAIN or returns)
+        lines[number] = _STAR.sub(r"\\*", _SINGLE_COLON.sub(COLON, line) if is_plain else line)
 
 
 def after_napoleon(_app: Any, _what: str, _name: str, _thing: Any, _options: Any, lines: list[str]) -> None:

@@ -4,7 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,6 +57,18 @@ def configs(generated: ModuleType) -> Mapping[str, Sequence[Any]]:
     return {
         name: [files[name] for files in kinds if name in files] for name in {name for each in kinds for name in each}
     }
+
+
+@pytest.fixture
+def check(
+    commands: ModuleType,
+    parsing: ModuleType,
+    configs: Mapping[str, Sequence[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str], None]:
+    """A function that checks the text of a command by the parser that it is for."""
+    parsers = parsing.Parsers(configs, monkeypatch)
+    return lambda text: parsers.check(commands.Command("page", 1, text))
 
 
 def test_every_command_is_parsed_by_what_it_runs(
@@ -151,15 +163,9 @@ def test_scripts_in_the_documentation_are_whole(commands: ModuleType) -> None:
         "python -m monai.bundle push_to_hf_hub --repository USER/hippocampus",
     ],
 )
-def test_a_wrong_command_is_found(
-    text: str,
-    commands: ModuleType,
-    parsing: ModuleType,
-    configs: Mapping[str, Sequence[Any]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_wrong_command_is_found(text: str, parsing: ModuleType, check: Callable[[str], None]) -> None:
     with pytest.raises(parsing.UnknownArgumentError, match=re.escape(text)):
-        parsing.Parsers(configs, monkeypatch).check(commands.Command("page", 1, text))
+        check(text)
 
 
 @pytest.mark.parametrize(
@@ -171,14 +177,8 @@ def test_a_wrong_command_is_found(
         "python -c 'import torch'",
     ],
 )
-def test_a_right_command_is_let_through(
-    text: str,
-    commands: ModuleType,
-    parsing: ModuleType,
-    configs: Mapping[str, Sequence[Any]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    parsing.Parsers(configs, monkeypatch).check(commands.Command("page", 1, text))
+def test_a_right_command_is_let_through(text: str, check: Callable[[str], None]) -> None:
+    check(text)
 
 
 @pytest.mark.parametrize("text", ["unet-bundel predict bundle SCANS OUT\n", "make demo\nfrobnicate x\n"])

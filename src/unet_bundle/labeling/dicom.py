@@ -95,19 +95,18 @@ def download_series(study: str | None, series: str, save_dir: str, client: Any, 
     import requests
     from pydicom.errors import InvalidDicomError
 
-    folder, count = Path(save_dir), 0
+    folder = Path(save_dir)
     try:
         study = study or _study_of(series, client)
         folder.mkdir(parents=True, exist_ok=True)
-        for count, dataset in enumerate(client.iter_series(study, series, media_types=ANY_SYNTAX), 1):  # noqa: B007
+        for dataset in client.iter_series(study, series, media_types=ANY_SYNTAX):
             dataset.save_as(folder / f"{dataset.SOPInstanceUID}.dcm")
-    except (requests.RequestException, InvalidDicomError) as error:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(NOT_GIVEN) from error
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, requests.RequestException | InvalidDicomError):
+            raise InputError(NOT_GIVEN) from error
         raise
-    if count == 0:
+    if not any(folder.iterdir()):
         folder.rmdir()
         raise InputError(NOT_GIVEN)
 
