@@ -122,10 +122,15 @@ def test_other_images_in_a_study(
     assert predict(series.folder, "--dry-run") == 0
 
 
+@pytest.mark.parametrize("is_marked", [True, False])
 def test_a_picture_hides_no_series(
-    predict: Any, synthetic: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    is_marked: bool, predict: Any, synthetic: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     series = synthetic.write_series(tmp_path / "study", **SIZES)
+    if not is_marked:
+        for number, file in enumerate(series.files):
+            (series.folder / f"IM{number}").write_bytes(file.read_bytes()[132:])  # as old archives store them
+            file.unlink()
     (series.folder / "photo.png").write_bytes(b"no matter what")
     assert predict(series.folder) == 0
     assert "1 of 1 scans segmented" in capsys.readouterr().out

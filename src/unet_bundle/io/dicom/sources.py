@@ -32,6 +32,12 @@ DICOMDIR = "DICOMDIR"
 _OLD_STYLE_STARTS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 """First bytes of files without preamble: group 0008 or 0002, or 0008 in big endian."""
 
+_UID_ROOT = b"1.2.840.10008."
+"""How every UID begins that the standard gives out: of a SOP class, a transfer syntax."""
+
+_HEAD = 4096
+"""First bytes of a file without preamble in which such a UID is looked for."""
+
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _FIRST_ELEMENT = b"\x02\0\0\0"
 """Tag of the first element after the preamble."""
@@ -138,7 +144,7 @@ def holds_dicom(path: FilePath, *, beside_scans: bool = False) -> bool:
     Args:
         path: of the file, folder or archive.
         beside_scans: whether other scans lie in the folder, among whose files some may begin as old DICOM does: then
-            the mark of DICOM has to stand in a file, and too many files are no reason to refuse.
+            the mark of DICOM or one of its UIDs has to stand in a file, and too many files are no reason to refuse.
 
     Raises:
         InputError: see `find_sources`.
@@ -149,16 +155,16 @@ def holds_dicom(path: FilePath, *, beside_scans: bool = False) -> bool:
         if not beside_scans:
             raise
         return False
-    return any(_says_so(source, marked=beside_scans) for source in sources)
+    return any(_says_so(source, proven=beside_scans) for source in sources)
 
 
-def _says_so(source: Source, *, marked: bool) -> bool:
+def _says_so(source: Source, *, proven: bool) -> bool:
     try:
-        start = source.read(PREAMBLE + 8)
+        start = source.read(_HEAD)
     except (OSError, zipfile.BadZipFile):
         return False
-    if marked:
-        return start[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC
+    if proven:
+        return start[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC or (may_be_dicom(start) and _UID_ROOT in start)
     return says_dicom(source, start) or may_be_dicom(start)
 
 
