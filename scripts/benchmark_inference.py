@@ -280,6 +280,7 @@ def compare(bench: Bench) -> dict[str, Any]:
         "worst_class_dice_vs_float32": quality.get(best, {}).get("worst_dice"),
         "agreement": quality.get("ours_float32", {}).get("agreement_nnunet"),
         "small_2d_vs_nnunet": ratio(rows, "seconds", list(PICTURES_NNUNET), "pictures_ours"),
+        "small_2d_vs_nnunet_command_line": ratio(rows, "seconds", ["pictures_nnunet"], "pictures_ours"),
         "time_float32_vs_nnunet": ratio(rows, "seconds", list(NNUNET), "ours_float32"),
         "time_vs_nnunet_whole_process": ratio(rows, "process_seconds", list(NNUNET), best),
         "memory_vs_monai": ratio(rows, "peak_gb", list(MONAI), best),

@@ -204,6 +204,7 @@ def _forecast(parser: Any, folds: int = 1) -> None:
 
     from unet_bundle.memory import free_memory_bytes
     from unet_bundle.planning.memory import training_memory_bytes
+    from unet_bundle.planning.template.shared import UNET
     from unet_bundle.precision import resolve_precision
     from unet_bundle.training.forecast import seconds_per_step
 
@@ -215,9 +216,13 @@ def _forecast(parser: Any, folds: int = 1) -> None:
     network, device, batch, patch = parser["network_def"], value("device"), value("batch_size"), value("patch_size")
     precision = resolve_precision(value("precision"), device)
     say(f"Runs on {device} in {str(precision).removeprefix('torch.')}.")
-    arguments = {key: item for key, item in network.items() if not key.startswith("_")}
-    memory = training_memory_bytes(arguments, patch, batch, str(precision).removeprefix("torch."))
-    say(f"Memory: about {memory / 1e9:.1f} GB for a step; {free_memory_bytes() / 1e9:.0f} GB of memory are free.")
+    free = f"{free_memory_bytes() / 1e9:.0f} GB of memory are free"
+    if network["_target_"] == UNET:
+        arguments = {key: item for key, item in network.items() if not key.startswith("_")}
+        memory = training_memory_bytes(arguments, patch, batch, str(precision).removeprefix("torch."))
+        say(f"Memory: about {memory / 1e9:.1f} GB for a step; {free}.")
+    else:
+        say(f"Memory: {free}; what a step of {network['_target_']} takes is not known.")
     seconds = seconds_per_step(
         lambda: ConfigParser({"network": network}).get_parsed_content("network"),
         value("loss"), [batch, network["in_channels"], *patch], value("num_classes"), device, value("precision"),

@@ -12,6 +12,7 @@ from unet_bundle.transforms.border_weight import WEIGHT_POSTFIX
 
 Config = dict[str, Any]
 
+UNET = "unet_bundle.networks.UNet"
 START = "unet_bundle.runtime.start_run"
 STARTED: list[Config] = [
     {"_target_": START, "config_files": "@config_files"},
@@ -33,7 +34,7 @@ def has_own_channels(plan: Model) -> bool:
 
 def network(plan: Model) -> Config:
     """The network as a component."""
-    return {"_target_": "unet_bundle.networks.UNet", **plan.network}
+    return {"_target_": UNET, **plan.network}
 
 
 DICOM_MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"}
