@@ -323,7 +323,7 @@ def measure_speed(bench: Bench) -> Figures:
 def few_labels(bench: Bench) -> Figures:
     """Dice of ours on the same validation cases, trained equally long on more and more of the training cases."""
     order = np.random.RandomState(SEED).permutation(sorted(bench.training)).tolist()
-    sizes = [size for size in SIZES if size <= len(order)] or [len(order)]
+    sizes = sorted({min(size, len(order)) for size in SIZES})
     if bench.args.small:
         sizes = sizes[:2]
     epochs = bench.args.epochs
