@@ -21,7 +21,7 @@ from monailabel.transform.writer import Writer
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from unet_bundle.errors import ConfigError, InputError, UnetBundleError
-from unet_bundle.labeling.annotations import split_cases, usable_cases
+from unet_bundle.labeling.annotations import split_cases, usable_cases, values_of_annotators
 from unet_bundle.labeling.segmenting import PASSES, ServedBundle
 from unet_bundle.labeling.spread import Candidate, Features, choose, describe
 from unet_bundle.labeling.versions import Versions
@@ -170,6 +170,9 @@ class Train(TrainTask):
             "train#dataset#data": training,
             "validate#dataset#data": validation,
         }
+        config = self._config_file()
+        if "label_values" in config:
+            overrides["label_values"] = values_of_annotators(config["label_values"], self.bundle.values)
         if request.get("pretrained", True) and self.bundle.is_trained:
             # The served weights themselves: `pretrained` would refuse those that saw a case which is kept back now.
             start = {
@@ -177,14 +180,13 @@ class Train(TrainTask):
                 "load_path": str(self.bundle.weights),
                 "load_dict": {"model": "$@network"},
             }
-            overrides["train#handlers"] = [start, *self._handlers()]
+            overrides["train#handlers"] = [start, *config["train#handlers"]]
         run(config_file=str(self.bundle.folder / "configs" / "train.json"), **overrides)
 
-    def _handlers(self) -> list[Any]:
+    def _config_file(self) -> ConfigParser:
         parser = ConfigParser()
         parser.read_config(str(self.bundle.folder / "configs" / "train.json"))
-        handlers: list[Any] = parser["train#handlers"]
-        return handlers
+        return parser
 
 
 class GoBack(TrainTask):
