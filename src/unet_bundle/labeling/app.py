@@ -11,12 +11,13 @@ import monailabel.endpoints.infer
 import requests
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from unet_bundle.errors import InputError
 from unet_bundle.labeling.annotations import unknown_values
 from unet_bundle.labeling.dicom import DicomTools, download_series
 from unet_bundle.labeling.segmenting import ServedBundle
+from unet_bundle.labeling.storing import by_values
 from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, answering
 from unet_bundle.labeling.viewer import serve_viewer
 
@@ -50,6 +51,20 @@ class UnetBundleApp(MONAILabelApp):
             description=metadata.get("description", ""), version=str(metadata.get("version", "")),
             labels=list(self.bundle.labels),
         )  # fmt: skip
+
+    def init_datastore(self) -> Datastore:
+        """MONAI Label's, which stores label maps with the bundle's values, however a client numbers its segments."""
+        datastore = super().init_datastore()
+        save = datastore.save_label
+
+        def saved(image_id: str, label: str, tag: str, info: dict[str, Any], *rest: Any) -> str:
+            listed = (info or {}).get("label_info")
+            with by_values(label, listed, {"background": 0, **self.bundle.labels}) as stored:
+                label_id: str = save(image_id, stored, tag, info, *rest)
+            return label_id
+
+        datastore.save_label = answering(saved)
+        return datastore
 
     def init_infers(self) -> dict[str, Any]:
         """One model."""
