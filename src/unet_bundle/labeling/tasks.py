@@ -23,7 +23,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 from unet_bundle.errors import ConfigError, InputError, UnetBundleError
 from unet_bundle.labeling.annotations import split_cases, usable_cases, values_of_annotators
 from unet_bundle.labeling.segmenting import PASSES, ServedBundle
-from unet_bundle.labeling.spread import Candidate, Features, choose, describe
+from unet_bundle.labeling.spread import Candidate, Features, choose, describe, within_reach
 from unet_bundle.labeling.versions import Versions
 from unet_bundle.precision import check_device
 from unet_bundle.runtime import error_message
@@ -37,6 +37,10 @@ AT_HAND_S = 4 * 3600
 """Seconds for which a scan that was handed to someone counts as being labelled."""
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff")
 """Formats of label maps; by the scan's, unless a client asks for another."""
+ONE_LABEL = (
+    "there is one label to train on, and none to tell by whether the new model is better than the one that is served:"
+    " store a second one as final"
+)
 NEW_OF_PACS = 8
 """Series of a PACS that are fetched to be looked at each time someone asks for the next one."""
 
@@ -143,7 +147,10 @@ class Train(TrainTask):
         if not cases:
             raise refused(InputError("there is no label to train on: store some as final first."))
         seen = read_trained_cases(self.bundle.weights)
-        training, validation = split_cases(cases, float(request.get("val_split", 0.2)), seen)
+        share = float(request.get("val_split", 0.2))
+        training, validation = split_cases(cases, share, seen)
+        if share > 0 and not validation and self.bundle.is_trained:
+            raise refused(InputError(ONE_LABEL))
         versions = Versions(self.bundle.folder)
         before, kept = self.bundle.stamp, versions.keep()
         try:
@@ -245,30 +252,28 @@ class Spread(Strategy):
         name = request.get("strategy", "spread")
         candidates: list[Candidate] = []
         at_hand: list[Candidate] = []
-        unlabeled = self._at_reach(datastore.get_unlabeled_images(), datastore)
-        labeled = self._at_reach(set(datastore.list_images()) - {*datastore.get_unlabeled_images()}, datastore, new=0)
-        done = [self._features(image, datastore) for image in labeled]
-        for image in unlabeled:
-            features = self._features(image, datastore)
+        unlabeled = set(datastore.get_unlabeled_images())
+        done = self._within_reach(set(datastore.list_images()) - unlabeled, datastore, new=0)
+        for image, features in self._within_reach(unlabeled, datastore, NEW_OF_PACS).items():
             info = datastore.get_image_info(image)
             served = info.get("strategy", {}).get(name, {}).get("ts", 0)
-            if features is None:
-                continue
             is_at_hand = time.time() - served < AT_HAND_S
             (at_hand if is_at_hand else candidates).append(Candidate(image, features, info.get(SCORE)))
-        known = [features for features in done if features is not None]
         if not candidates:  # all are with someone: the one that was handed out first is due again
             candidates, at_hand = at_hand, []
         if not candidates:
             return None
-        chosen = choose(candidates, [*known, *(each.features for each in at_hand)])
+        chosen = choose(candidates, [*done.values(), *(each.features for each in at_hand)])
         return {"id": chosen.name, SCORE: chosen.score}
 
-    @staticmethod
-    def _at_reach(images: Iterable[str], datastore: Datastore, new: int = NEW_OF_PACS) -> list[str]:
-        """Scans that are here, and a few of those that would have to be fetched from a PACS."""
-        here = {image: "path" in datastore.get_image_info(image) for image in sorted(images)}
-        return [*(image for image in here if here[image]), *[image for image in here if not here[image]][:new]]
+    def _within_reach(self, images: Iterable[str], datastore: Datastore, new: int) -> dict[str, Features]:
+        return within_reach(
+            images,
+            is_here=lambda image: "path" in datastore.get_image_info(image),
+            features=lambda image: self._features(image, datastore),
+            refused=lambda image: self._described.get(image, ()) is None,
+            new=new,
+        )
 
     def _features(self, image: str, datastore: Datastore) -> Features | None:
         if image not in self._described:
