@@ -32,6 +32,15 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float)
 
 
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """Something that changes with a file; None if there is none."""
+    try:
+        file = path.stat()
+    except FileNotFoundError:
+        return None
+    return file.st_mtime_ns, file.st_size
+
+
 class ServedBundle:
     """A bundle of an annotation server.
 
@@ -66,10 +75,7 @@ class ServedBundle:
     @property
     def stamp(self) -> tuple[int, int] | None:
         """Something that changes with the weights; None without."""
-        if not self.is_trained:
-            return None
-        file = self.weights.stat()
-        return file.st_mtime_ns, file.st_size
+        return stamp_of(self.weights)
 
     def segment(self, scan: str, device: str | None = None, options: Mapping[str, Any] | None = None) -> MetaTensor:
         """Labels of a scan, shape [1, *spatial], as `Predictor` makes them.

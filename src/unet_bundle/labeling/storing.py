@@ -1,4 +1,4 @@
-"""Label maps on their way into the store: by the values of the bundle's classes, not by the order of a client's list."""
+"""Label maps on their way into the store: with the bundle's values, however the client numbers its segments."""
 
 from __future__ import annotations
 

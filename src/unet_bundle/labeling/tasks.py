@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +23,12 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from unet_bundle.errors import ConfigError, InputError, UnetBundleError
 from unet_bundle.labeling.annotations import split_cases, usable_cases, values_of_annotators
-from unet_bundle.labeling.segmenting import PASSES, ServedBundle
+from unet_bundle.labeling.segmenting import PASSES, ServedBundle, stamp_of
 from unet_bundle.labeling.spread import Candidate, Features, choose, describe, within_reach
 from unet_bundle.labeling.versions import Versions
 from unet_bundle.precision import check_device
 from unet_bundle.runtime import error_message
+from unet_bundle.training.publishing import REPLACED
 from unet_bundle.training.trained_cases import read_trained_cases
 
 logger = logging.getLogger(__name__)
@@ -151,25 +153,27 @@ class Train(TrainTask):
         training, validation = split_cases(cases, share, seen)
         if share > 0 and not validation and self.bundle.is_trained:
             raise refused(InputError(ONE_LABEL))
-        versions = Versions(self.bundle.folder)
-        before, kept = self.bundle.stamp, versions.keep()
+        config = self._config_file()
+        replaced = Path(config.get_parsed_content("output_dir")) / REPLACED
+        before, replaced_before = self.bundle.stamp, stamp_of(replaced)
         try:
-            self._run(request, training, validation)
+            self._run(request, training, validation, config)
         except Exception as error:
             if error_message(error) is None:
                 raise
             raise refused(error) from error
         finally:
             published = self.bundle.stamp != before
-            if kept is not None and not published:
-                versions.drop(kept)
+            # What the training itself replaced: since it began someone may have gone back to another.
+            if published and stamp_of(replaced) not in (None, replaced_before):
+                Versions(self.bundle.folder).keep(replaced)
         self.last = {
             "published": published, "training": len(training), "validation": len(validation), "left_out": left_out,
         }  # fmt: skip
         logger.info("Training came to: %s", self.last)
         return self.last
 
-    def _run(self, request: dict[str, Any], training: Any, validation: Any) -> None:
+    def _run(self, request: dict[str, Any], training: Any, validation: Any, config: ConfigParser) -> None:
         overrides: dict[str, Any] = {
             "bundle_root": str(self.bundle.folder),
             "device": check_device(name_to_device(_first(request.get("device")) or "cuda")),
@@ -177,7 +181,6 @@ class Train(TrainTask):
             "train#dataset#data": training,
             "validate#dataset#data": validation,
         }
-        config = self._config_file()
         if "label_values" in config:
             overrides["label_values"] = values_of_annotators(config["label_values"], self.bundle.values)
         if request.get("pretrained", True) and self.bundle.is_trained:
@@ -193,6 +196,7 @@ class Train(TrainTask):
     def _config_file(self) -> ConfigParser:
         parser = ConfigParser()
         parser.read_config(str(self.bundle.folder / "configs" / "train.json"))
+        parser["bundle_root"] = str(self.bundle.folder)
         return parser
 
 
