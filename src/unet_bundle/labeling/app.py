@@ -12,10 +12,12 @@ import requests
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.utils.async_tasks.utils import background_executors, background_processes
 
 from unet_bundle.errors import InputError
 from unet_bundle.labeling.annotations import unknown_values
 from unet_bundle.labeling.dicom import DicomTools, download_series
+from unet_bundle.labeling.ending import end_tasks_with_server
 from unet_bundle.labeling.segmenting import ServedBundle
 from unet_bundle.labeling.storing import by_values
 from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, answering
@@ -121,11 +123,12 @@ class UnetBundleApp(MONAILabelApp):
         return answer
 
     def on_init_complete(self) -> None:
-        """Answer for the viewer, too: this runs in the server only, not where it trains."""
+        """Answer for the viewer, and end trainings with the server: this runs in it alone, not where it trains."""
         import monailabel.app
 
         super().on_init_complete()
         serve_viewer(monailabel.app.app)
+        end_tasks_with_server(background_processes, background_executors)
 
     def init_batch_infer(self) -> Any:
         """Also without a GPU."""
