@@ -8,6 +8,7 @@ from typing import Any
 
 import monailabel.datastore.dicom
 import monailabel.endpoints.infer
+import monailabel.interfaces.app
 import requests
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
@@ -16,6 +17,7 @@ from monailabel.utils.async_tasks.utils import background_executors, background_
 
 from unet_bundle.errors import InputError
 from unet_bundle.labeling.annotations import unknown_values
+from unet_bundle.labeling.datastore import PacsDatastore
 from unet_bundle.labeling.dicom import DicomTools, download_series
 from unet_bundle.labeling.ending import end_tasks_with_server
 from unet_bundle.labeling.segmenting import ServedBundle
@@ -45,6 +47,7 @@ class UnetBundleApp(MONAILabelApp):
         # pass, call the i-th segment that occurs by the i-th name, and ask a PACS to unpack what is compressed.
         for module in (monailabel.datastore.dicom, monailabel.endpoints.infer):
             module.nifti_to_dicom_seg = answering(tools.nifti_to_dicom_seg)
+        monailabel.interfaces.app.DICOMWebDatastore = PacsDatastore
         monailabel.datastore.dicom.dicom_to_nifti = answering(tools.dicom_to_nifti)
         monailabel.datastore.dicom.dicom_web_download_series = answering(download_series)
         metadata = self.bundle.metadata
