@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import HTTPException
@@ -25,15 +24,11 @@ class PacsDatastore(DICOMWebDatastore):
 
     def get_image_uri(self, image_id: str) -> str:
         """File of a scan, fetched if need be."""
-        with self._left_out(image_id):
-            return str(super().get_image_uri(image_id))
-        return ""
+        return self._or_left_out(image_id, super().get_image_uri, image_id)
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """File of a label map, alike."""
-        with self._left_out(image_id or label_id):
-            return str(super().get_label_uri(label_id, label_tag, image_id))
-        return ""
+        return self._or_left_out(image_id or label_id, super().get_label_uri, label_id, label_tag, image_id)
 
     def _download_labeled_data(self) -> None:
         self._collects.now = True
@@ -45,11 +40,11 @@ class PacsDatastore(DICOMWebDatastore):
     def _dicom_info(self, series_id: str) -> dict[str, Any]:
         return {**super()._dicom_info(series_id), "PatientID": "UNK"}  # MONAI Label's word for what a header lacks
 
-    @contextmanager
-    def _left_out(self, image: str) -> Iterator[None]:
+    def _or_left_out(self, image: str, get: Callable[..., str], *asked: str) -> str:
         try:
-            yield
+            return get(*asked)
         except (HTTPException, ImageNotFoundException) as error:
             if not getattr(self._collects, "now", False):
                 raise
             logger.warning("%s is left out: %s", image, getattr(error, "detail", "its scan was refused"))
+            return ""
