@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.integration
 
 SHIPPED = Path(__file__).resolve().parents[2] / "bundle"
-LEFT_OUT = ["runs/*", "eval/*"]
+LEFT_OUT = ["runs/*", "eval/*", "models/before/*"]
 """As docs/export.md says it."""
 
 
@@ -44,6 +44,8 @@ def test_what_would_be_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     bundle = Path(shutil.copytree(SHIPPED, tmp_path / "hippocampus"))
     (bundle / "runs" / "fold_0").mkdir(parents=True, exist_ok=True)
     (bundle / "runs" / "fold_0" / "last.pt").write_bytes(b"state")
+    (bundle / "models" / "before").mkdir()
+    (bundle / "models" / "before" / "0001.pt").write_bytes(b"of annotators")
     monkeypatch.setattr(hub, "HfApi", Offline)
     push_to_hf_hub(
         repo="someone/hippocampus", name="hippocampus", bundle_dir=str(tmp_path), version="0.1.0",
@@ -53,7 +55,7 @@ def test_what_would_be_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert calls["create_repo"] == {"repo_id": "someone/hippocampus", "private": True, "exist_ok": True}
     sent = calls["upload_folder"]["files"]
     assert {"README.md", "LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt"} <= set(sent)
-    assert not [name for name in sent if name.startswith(("runs/", "eval/")) or "__pycache__" in name]
+    assert not [name for name in sent if name.startswith(("runs/", "eval/", "models/before/")) or "__pycache__" in name]
     tags = [arguments["tag"] for name, arguments in Offline.calls if name == "create_tag"]
     assert tags == ["0.1.0", "latest_version"]
 

@@ -4,9 +4,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from unet_bundle.labeling.annotations import split_cases, unknown_values, usable_cases
+from unet_bundle.labeling.annotations import split_cases, unknown_values, usable_cases, values_of_annotators
+from unet_bundle.planning.card import load_card
 from unet_bundle.training.trained_cases import Origin, read_trained_cases, write_trained_cases
+from unet_bundle.transforms import LabelValues
 
+ROOT = Path(__file__).resolve().parents[2]
 KNOWN = {0, 1, 2}
 
 
@@ -29,6 +32,18 @@ def test_cases_that_cannot_be_trained_on_are_left_out_with_the_reason(tmp_path: 
     assert [each["image"] for each in usable] == [str(tmp_path / "a.nii.gz")]
     assert left_out["b"] == "its label map has value 5, which the bundle has no class for"
     assert "damaged_label.nii.gz" in left_out["damaged"]
+
+
+def test_what_annotators_store_are_the_bundles_classes_whatever_values_its_data_set_had():
+    card = load_card(ROOT / "configs" / "totalsegmentator_ct.yaml", {})
+    stated, classes = card.class_values(), np.asarray(sorted(card.labels.values()))
+    assert stated is not None
+    assert LabelValues(stated).classes(np.asarray([card.labels["liver"]])) == card.labels["kidney"], "what went wrong"
+    given = values_of_annotators(stated, card.labels.values())
+    np.testing.assert_array_equal(LabelValues(given).classes(classes), classes)
+    ignoring = values_of_annotators([*stated, [255]], card.labels.values())  # its last class is that of no label
+    np.testing.assert_array_equal(LabelValues(ignoring).classes(classes), classes)
+    assert len(ignoring) == len(stated) + 1
 
 
 def names(cases: list) -> set[str]:

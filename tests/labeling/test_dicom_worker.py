@@ -84,6 +84,25 @@ def test_a_label_map_becomes_a_seg_with_right_names_though_a_class_is_absent_and
     np.testing.assert_allclose(back.affine, image.affine, atol=1e-5)
 
 
+def test_segments_of_another_program_are_known_by_their_names(cache: Path, tmp_path: Path):
+    convert("image", series_of(cache), tmp_path / "image.nii.gz")
+    image = nib.load(tmp_path / "image.nii.gz")
+    labels = np.zeros(image.shape, np.uint8)
+    labels[2:5, 3:6, 2:4], labels[6:8, 3:6, 2:4] = 1, 2
+    nib.save(nib.Nifti1Image(labels, image.affine), tmp_path / "label.nii.gz")
+    seg = cache / "labels" / "final" / "seg" / "1.dcm"
+    seg.parent.mkdir(parents=True)
+    convert("seg", series_of(cache), tmp_path / "label.nii.gz", seg)
+    stored = pydicom.dcmread(seg)
+    for item, name in zip(stored.SegmentSequence, ("Posterior ", "spleen"), strict=True):
+        item.SegmentLabel = name
+    stored.save_as(seg)
+    assert convert("labels", seg.parent, tmp_path / "back.nii.gz") == 0
+    back = np.asarray(nib.load(tmp_path / "back.nii.gz").dataobj)
+    np.testing.assert_array_equal(back == 2, labels == 1, err_msg="its first segment is the bundle's second class")
+    np.testing.assert_array_equal(back > 2, labels == 2, err_msg="what the bundle has no class for is none of its own")
+
+
 def test_a_class_of_the_annotators_own_is_stored_too(cache: Path, tmp_path: Path):
     convert("image", series_of(cache), tmp_path / "image.nii.gz")
     image = nib.load(tmp_path / "image.nii.gz")

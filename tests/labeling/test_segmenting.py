@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from unet_bundle.errors import CheckpointError
+from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.labeling.segmenting import ServedBundle
 from unet_bundle.predictor import Predictor
 
@@ -43,6 +43,17 @@ def test_new_weights_are_served_at_once(tiny_bundle: Path, scan: str) -> None:
         np.testing.assert_array_equal(labels, Predictor(tiny_bundle)(scan).numpy())
         found.append(labels)
     assert not np.array_equal(*found)
+
+
+def test_what_a_client_sends_is_never_run(tiny_bundle: Path, scan: str, tmp_path: Path) -> None:
+    draw_weights(tiny_bundle, 1)
+    bundle = ServedBundle(tiny_bundle)
+    made = tmp_path / "made"
+    component = {"_target_": "os.mkdir", "path": str(made)}
+    for sent in (f"$__import__('os').mkdir({str(made)!r})", component, [component], "@network", "%train.json"):
+        with pytest.raises(ConfigError, match="overlap must be a number"):
+            bundle.segment(scan, options={"overlap": sent})
+    assert not made.exists()
 
 
 def test_uncertainty_leaves_the_network_for_labels_as_it_is(tiny_bundle: Path, scan: str) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unet_bundle.errors import InputError
-from unet_bundle.labeling.spread import Candidate, choose, describe
+from unet_bundle.labeling.spread import Candidate, choose, describe, within_reach
 
 
 def candidates(**places: float) -> list[Candidate]:
@@ -68,3 +68,26 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path):
     (tmp_path / "damaged.nii.gz").write_bytes(b"nothing")
     with pytest.raises((InputError, RuntimeError), match=r"damaged\.nii\.gz"):
         describe(tmp_path / "damaged.nii.gz")
+
+
+def test_what_a_pacs_has_that_cannot_be_read_keeps_nobody_from_the_rest():
+    refusals: set[str] = set()
+    fetched: list[str] = []
+    here: set[str] = set()
+
+    def features(name: str):
+        if name.startswith("localizer"):
+            refusals.add(name)
+        else:
+            here.add(name)
+        fetched.append(name)
+        return None if name in refusals else np.zeros(2)
+
+    images = [f"localizer {number}" for number in range(10)] + [f"scan {number}" for number in range(5)]
+    found = within_reach(images, here.__contains__, features, refusals.__contains__, new=3)
+    assert list(found) == ["scan 0"], "it goes on until there is something to offer"
+    fetched.clear()
+    found = within_reach(images, here.__contains__, features, refusals.__contains__, new=3)
+    assert sorted(found) == ["scan 0", "scan 1", "scan 2", "scan 3"]
+    assert not refusals & {*fetched}, "what was refused is not fetched again"
+    assert list(within_reach(images, here.__contains__, features, refusals.__contains__, new=0)) == sorted(here)

@@ -14,11 +14,10 @@ def serve(bundle: Path, content: str) -> None:
 
 def test_the_way_back_leads_over_every_model_that_was_served(tmp_path: Path):
     versions = Versions(tmp_path)
-    assert versions.keep() is None, "nothing is served yet"
     for content in ("first", "second", "third"):
+        if versions.served.is_file():
+            versions.keep(versions.served)
         serve(tmp_path, content)
-        if content != "third":
-            versions.keep()
     for content in ("second", "first"):
         versions.back()
         assert versions.served.read_text() == content
@@ -27,17 +26,10 @@ def test_the_way_back_leads_over_every_model_that_was_served(tmp_path: Path):
     with pytest.raises(ConfigError, match="no model before this one"):
         versions.back()
     assert versions.served.read_text() == "first"
+    assert sorted(path.name for path in versions.folder.iterdir()) == ["withdrawn.json", "withdrawn.pt"]
 
 
 def test_a_server_offers_the_served_model_only(tmp_path: Path):
     serve(tmp_path, "first")
-    Versions(tmp_path).keep()
+    Versions(tmp_path).keep(tmp_path / "models" / "model.pt")
     assert [path.name for path in (tmp_path / "models").glob("*.pt")] == ["model.pt"]
-
-
-def test_what_was_kept_for_nothing_is_forgotten(tmp_path: Path):
-    serve(tmp_path, "first")
-    versions = Versions(tmp_path)
-    versions.drop(versions.keep())
-    assert versions.kept() == []
-    assert list(versions.folder.iterdir()) == []

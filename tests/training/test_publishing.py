@@ -119,6 +119,7 @@ def test_only_better_weights_replace_those_of_the_bundle_and_those_are_kept(publ
     network, _ = publish(LOBE)
     assert same(published(path), lobe)
     assert same({k: v.float() for k, v in load_checkpoint(replaced).items()}, blind)
+    assert read_trained_cases(replaced) is not None, "its note goes along"
     assert "before 0.0000" in caplog.text
     assert same(network.state_dict(), lobe)
 

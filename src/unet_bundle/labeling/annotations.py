@@ -56,6 +56,20 @@ def usable_cases(cases: Sequence[Case], known: Iterable[int]) -> tuple[list[Case
     return usable, left_out
 
 
+def values_of_annotators(stated: Sequence[Sequence[int | str]], labels: Iterable[int]) -> list[list[int]]:
+    """`label_values` of a train.json for label maps that annotators store: their values are the classes.
+
+    Those of the data set that the bundle was planned for may be others: its 3 may be what the bundle calls 2.
+
+    Args:
+        stated: of the data set; for each class its values, and last those that are ignored, which annotators have none
+            of.
+        labels: values of the bundle's classes, with the background.
+    """
+    classes = set(labels)
+    return [[number] if number in classes else [] for number in range(len(stated))]
+
+
 def split_cases(
     cases: Sequence[Case], share: float, trained: TrainedCases | None = None
 ) -> tuple[list[Case], list[Case]]:

@@ -8,15 +8,20 @@ from typing import Any
 
 import monailabel.datastore.dicom
 import monailabel.endpoints.infer
+import monailabel.interfaces.app
 import requests
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.utils.async_tasks.utils import background_executors, background_processes
 
 from unet_bundle.errors import InputError
 from unet_bundle.labeling.annotations import unknown_values
+from unet_bundle.labeling.datastore import PacsDatastore
 from unet_bundle.labeling.dicom import DicomTools, download_series
+from unet_bundle.labeling.ending import end_tasks_with_server
 from unet_bundle.labeling.segmenting import ServedBundle
+from unet_bundle.labeling.storing import by_values
 from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, answering
 from unet_bundle.labeling.viewer import serve_viewer
 
@@ -42,6 +47,7 @@ class UnetBundleApp(MONAILabelApp):
         # pass, call the i-th segment that occurs by the i-th name, and ask a PACS to unpack what is compressed.
         for module in (monailabel.datastore.dicom, monailabel.endpoints.infer):
             module.nifti_to_dicom_seg = answering(tools.nifti_to_dicom_seg)
+        monailabel.interfaces.app.DICOMWebDatastore = PacsDatastore
         monailabel.datastore.dicom.dicom_to_nifti = answering(tools.dicom_to_nifti)
         monailabel.datastore.dicom.dicom_web_download_series = answering(download_series)
         metadata = self.bundle.metadata
@@ -50,6 +56,20 @@ class UnetBundleApp(MONAILabelApp):
             description=metadata.get("description", ""), version=str(metadata.get("version", "")),
             labels=list(self.bundle.labels),
         )  # fmt: skip
+
+    def init_datastore(self) -> Datastore:
+        """MONAI Label's, which stores label maps with the bundle's values, however a client numbers its segments."""
+        datastore = super().init_datastore()
+        save = datastore.save_label
+
+        def saved(image_id: str, label: str, tag: str, info: dict[str, Any], *rest: Any) -> str:
+            listed = (info or {}).get("label_info")
+            with by_values(label, listed, {"background": 0, **self.bundle.labels}) as stored:
+                label_id: str = save(image_id, stored, tag, info, *rest)
+            return label_id
+
+        datastore.save_label = answering(saved)
+        return datastore
 
     def init_infers(self) -> dict[str, Any]:
         """One model."""
@@ -106,11 +126,12 @@ class UnetBundleApp(MONAILabelApp):
         return answer
 
     def on_init_complete(self) -> None:
-        """Answer for the viewer, too: this runs in the server only, not where it trains."""
+        """Answer for the viewer, and end trainings with the server: this runs in it alone, not where it trains."""
         import monailabel.app
 
         super().on_init_complete()
         serve_viewer(monailabel.app.app)
+        end_tasks_with_server(background_processes, background_executors)
 
     def init_batch_infer(self) -> Any:
         """Also without a GPU."""

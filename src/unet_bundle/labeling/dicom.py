@@ -86,29 +86,40 @@ def download_series(study: str | None, series: str, save_dir: str, client: Any, 
     Args:
         study: UID; None: the PACS is asked.
         series: UID.
-        save_dir: folder; made, and gone again if not all files came.
+        save_dir: folder; it appears when all files are there, since the server takes what is in it for the series.
         client: of dicomweb-client.
 
     Raises:
-        InputError: the PACS has no such series, refuses or does not answer.
+        InputError: the PACS has no such series, refuses, does not answer, or gives files of another series.
     """
     import requests
     from pydicom.errors import InvalidDicomError
 
     folder = Path(save_dir)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+    count = 0
     try:
-        study = study or _study_of(series, client)
-        folder.mkdir(parents=True, exist_ok=True)
-        for dataset in client.iter_series(study, series, media_types=ANY_SYNTAX):
-            dataset.save_as(folder / f"{dataset.SOPInstanceUID}.dcm")
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, requests.RequestException | InvalidDicomError):
-            raise InputError(NOT_GIVEN) from error
-        raise
-    if not any(folder.iterdir()):
-        folder.rmdir()
-        raise InputError(NOT_GIVEN)
+        for dataset in client.iter_series(study or _study_of(series, client), series, media_types=ANY_SYNTAX):
+            if dataset.get("SeriesInstanceUID") != series:
+                raise InputError(NOT_GIVEN)
+            count += 1
+            dataset.save_as(part / f"{count:06d}.dcm")  # the UID in it could be any text, also a path
+        if count == 0:
+            raise InputError(NOT_GIVEN)
+        _put(part, folder)
+    except (requests.RequestException, InvalidDicomError) as error:
+        raise InputError(NOT_GIVEN) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _put(part: Path, folder: Path) -> None:
+    try:
+        part.replace(folder)
+    except OSError:
+        if not (folder.is_dir() and any(folder.iterdir())):  # else it was fetched twice at once, and is there
+            raise
 
 
 def _study_of(series: str, client: Any) -> str:

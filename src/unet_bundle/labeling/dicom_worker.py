@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from unet_bundle.errors import InputError
 from unet_bundle.geometry import as_4x4
 from unet_bundle.io import LoadImaged, SaveImaged
 from unet_bundle.io.files import replacing
+from unet_bundle.io.segments import segments_of
 from unet_bundle.labeling.dicom import reading_options
 from unet_bundle.runtime import error_message
 
@@ -71,6 +72,8 @@ def write_seg(bundle: Path, series: Path, label: Path, output: Path) -> None:
 def write_labels(bundle: Path, seg: Path, output: Path) -> None:
     """A DICOM SEG as a label map on the grid of its series, which lies beside it in MONAI Label's cache.
 
+    Segments are known by their names: a SEG that another program wrote may number them otherwise, or have others.
+
     Args:
         bundle: for how series are read.
         seg: folder of the SEG, ``CACHE/labels/final/UID``; the series is ``CACHE/UID``.
@@ -92,8 +95,35 @@ def write_labels(bundle: Path, seg: Path, output: Path) -> None:
     volume = content.get_volume(combine_segments=True, allow_missing_positions=True, skip_overlap_checks=False)
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
     grid, shape = as_4x4(image.affine), tuple(image.shape[1:])
-    labels = placed_on(volume.array.astype(np.uint16), affine, grid, shape, partly=True)
+    config = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
+    names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in content.SegmentSequence}
+    values = values_of_segments(names, config["segments"])
+    numbers = np.zeros(max(values) + 1, np.uint16)
+    numbers[list(values)] = list(values.values())
+    labels = placed_on(numbers[volume.array], affine, grid, shape, partly=True)
     _save(labels.astype(np.uint8) if labels.max(initial=0) < 256 else labels, grid, output)
+
+
+def values_of_segments(names: Mapping[int, str], described: Mapping[str, Mapping[str, Any]]) -> dict[int, int]:
+    """Value in a label map for each segment of a DICOM SEG.
+
+    Args:
+        names: of its segments, by number.
+        described: the bundle's classes.
+
+    Returns:
+        By number. A structure that the bundle does not know gets a value that none of its classes has.
+    """
+    known = {each.label.casefold(): each.value for each in segments_of(described, np.zeros((1, 1), np.uint8))}
+    taken = set(known.values())
+    values: dict[int, int] = {}
+    for number, name in names.items():
+        value = known.get(name.strip().casefold())
+        if value is None:
+            value = number if number not in taken else max(*taken, *names) + 1
+            taken.add(value)
+        values[number] = value
+    return values
 
 
 def placed_on(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
 
-from unet_bundle.errors import CheckpointError
+from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.labeling.uncertainty import draw_dropout, predictive_entropy
 from unet_bundle.predictor import Predictor
 
@@ -21,6 +21,24 @@ DROPOUT = 0.2
 PASSES = 5
 LOADED = 4
 """Networks that are kept, of different devices and options."""
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value of a config is what it says: not an expression or a component, which would run what it names."""
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    if isinstance(value, str):
+        return not any(sign in value for sign in "$@%")
+    return value is None or isinstance(value, bool | int | float)
+
+
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """Something that changes with a file; None if there is none."""
+    try:
+        file = path.stat()
+    except FileNotFoundError:
+        return None
+    return file.st_mtime_ns, file.st_size
 
 
 class ServedBundle:
@@ -57,10 +75,7 @@ class ServedBundle:
     @property
     def stamp(self) -> tuple[int, int] | None:
         """Something that changes with the weights; None without."""
-        if not self.is_trained:
-            return None
-        file = self.weights.stat()
-        return file.st_mtime_ns, file.st_size
+        return stamp_of(self.weights)
 
     def segment(self, scan: str, device: str | None = None, options: Mapping[str, Any] | None = None) -> MetaTensor:
         """Labels of a scan, shape [1, *spatial], as `Predictor` makes them.
@@ -68,13 +83,18 @@ class ServedBundle:
         Args:
             scan: a file, or the folder of a DICOM series.
             device: such as ``"cuda:0"``; None for the bundle's.
-            options: values of inference.json for this time, such as ``{"overlap": 0.25}``.
+            options: values of inference.json for this time, such as ``{"overlap": 0.25}``; they come from clients.
 
         Raises:
             CheckpointError: there are no weights yet.
+            ConfigError: an option is no plain value.
             InputError: the scan is refused.
         """
-        return self._predictor(device, options or {})(scan)
+        others = {name: value for name, value in (options or {}).items() if value != self.config.get(name)}
+        for name, value in others.items():
+            if not is_plain(value):
+                raise ConfigError(f"{name} must be a number, a plain text or a list of them")
+        return self._predictor(device, others)(scan)
 
     def uncertainty(self, scan: str, device: str | None = None, passes: int = PASSES) -> float:
         """How undecided the network is about a scan, see `predictive_entropy`.

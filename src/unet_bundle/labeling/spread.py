@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,37 @@ def describe(scan: str | Path) -> Features:
     # Each of the groups counts alike, however many numbers it has.
     groups = (np.log(size), np.log(spacing), quantiles, small)
     return np.concatenate([group / np.sqrt(len(group)) for group in groups])
+
+
+def within_reach(
+    images: Iterable[str],
+    is_here: Callable[[str], bool],
+    features: Callable[[str], Features | None],
+    refused: Callable[[str], bool],
+    new: int,
+) -> dict[str, Features]:
+    """Features of all scans that are here, and of a few that have to be fetched from a PACS.
+
+    Args:
+        images: names.
+        is_here: whether a scan need not be fetched.
+        features: of a scan; None if it cannot be read.
+        refused: whether it is known by now that it cannot be read: it is not fetched again.
+        new: how many are fetched; if none of these can be read, as of a PACS with many localizers, more.
+    """
+    found: dict[str, Features] = {}
+    fetched = 0
+    for image in sorted(images, key=lambda name: (not is_here(name), name)):
+        if refused(image):
+            continue
+        if not is_here(image):
+            if fetched >= new and (found or new == 0):
+                break
+            fetched += 1
+        described = features(image)
+        if described is not None:
+            found[image] = described
+    return found
 
 
 def choose(candidates: Sequence[Candidate], done: Sequence[Features]) -> Candidate:

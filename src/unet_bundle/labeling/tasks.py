@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +22,13 @@ from monailabel.transform.writer import Writer
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from unet_bundle.errors import ConfigError, InputError, UnetBundleError
-from unet_bundle.labeling.annotations import split_cases, usable_cases
-from unet_bundle.labeling.segmenting import PASSES, ServedBundle
-from unet_bundle.labeling.spread import Candidate, Features, choose, describe
+from unet_bundle.labeling.annotations import split_cases, usable_cases, values_of_annotators
+from unet_bundle.labeling.segmenting import PASSES, ServedBundle, stamp_of
+from unet_bundle.labeling.spread import Candidate, Features, choose, describe, within_reach
 from unet_bundle.labeling.versions import Versions
 from unet_bundle.precision import check_device
 from unet_bundle.runtime import error_message
+from unet_bundle.training.publishing import REPLACED
 from unet_bundle.training.trained_cases import read_trained_cases
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,10 @@ AT_HAND_S = 4 * 3600
 """Seconds for which a scan that was handed to someone counts as being labelled."""
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff")
 """Formats of label maps; by the scan's, unless a client asks for another."""
+ONE_LABEL = (
+    "there is one label to train on, and none to tell by whether the new model is better than the one that is served:"
+    " store a second one as final"
+)
 NEW_OF_PACS = 8
 """Series of a PACS that are fetched to be looked at each time someone asks for the next one."""
 
@@ -143,26 +149,31 @@ class Train(TrainTask):
         if not cases:
             raise refused(InputError("there is no label to train on: store some as final first."))
         seen = read_trained_cases(self.bundle.weights)
-        training, validation = split_cases(cases, float(request.get("val_split", 0.2)), seen)
-        versions = Versions(self.bundle.folder)
-        before, kept = self.bundle.stamp, versions.keep()
+        share = float(request.get("val_split", 0.2))
+        training, validation = split_cases(cases, share, seen)
+        if share > 0 and not validation and self.bundle.is_trained:
+            raise refused(InputError(ONE_LABEL))
+        config = self._config_file()
+        replaced = Path(config.get_parsed_content("output_dir")) / REPLACED
+        before, replaced_before = self.bundle.stamp, stamp_of(replaced)
         try:
-            self._run(request, training, validation)
+            self._run(request, training, validation, config)
         except Exception as error:
             if error_message(error) is None:
                 raise
             raise refused(error) from error
         finally:
             published = self.bundle.stamp != before
-            if kept is not None and not published:
-                versions.drop(kept)
+            # What the training itself replaced: since it began someone may have gone back to another.
+            if published and stamp_of(replaced) not in (None, replaced_before):
+                Versions(self.bundle.folder).keep(replaced)
         self.last = {
             "published": published, "training": len(training), "validation": len(validation), "left_out": left_out,
         }  # fmt: skip
         logger.info("Training came to: %s", self.last)
         return self.last
 
-    def _run(self, request: dict[str, Any], training: Any, validation: Any) -> None:
+    def _run(self, request: dict[str, Any], training: Any, validation: Any, config: ConfigParser) -> None:
         overrides: dict[str, Any] = {
             "bundle_root": str(self.bundle.folder),
             "device": check_device(name_to_device(_first(request.get("device")) or "cuda")),
@@ -170,6 +181,8 @@ class Train(TrainTask):
             "train#dataset#data": training,
             "validate#dataset#data": validation,
         }
+        if "label_values" in config:
+            overrides["label_values"] = values_of_annotators(config["label_values"], self.bundle.values)
         if request.get("pretrained", True) and self.bundle.is_trained:
             # The served weights themselves: `pretrained` would refuse those that saw a case which is kept back now.
             start = {
@@ -177,14 +190,14 @@ class Train(TrainTask):
                 "load_path": str(self.bundle.weights),
                 "load_dict": {"model": "$@network"},
             }
-            overrides["train#handlers"] = [start, *self._handlers()]
+            overrides["train#handlers"] = [start, *config["train#handlers"]]
         run(config_file=str(self.bundle.folder / "configs" / "train.json"), **overrides)
 
-    def _handlers(self) -> list[Any]:
+    def _config_file(self) -> ConfigParser:
         parser = ConfigParser()
         parser.read_config(str(self.bundle.folder / "configs" / "train.json"))
-        handlers: list[Any] = parser["train#handlers"]
-        return handlers
+        parser["bundle_root"] = str(self.bundle.folder)
+        return parser
 
 
 class GoBack(TrainTask):
@@ -243,30 +256,28 @@ class Spread(Strategy):
         name = request.get("strategy", "spread")
         candidates: list[Candidate] = []
         at_hand: list[Candidate] = []
-        unlabeled = self._at_reach(datastore.get_unlabeled_images(), datastore)
-        labeled = self._at_reach(set(datastore.list_images()) - {*datastore.get_unlabeled_images()}, datastore, new=0)
-        done = [self._features(image, datastore) for image in labeled]
-        for image in unlabeled:
-            features = self._features(image, datastore)
+        unlabeled = set(datastore.get_unlabeled_images())
+        done = self._within_reach(set(datastore.list_images()) - unlabeled, datastore, new=0)
+        for image, features in self._within_reach(unlabeled, datastore, NEW_OF_PACS).items():
             info = datastore.get_image_info(image)
             served = info.get("strategy", {}).get(name, {}).get("ts", 0)
-            if features is None:
-                continue
             is_at_hand = time.time() - served < AT_HAND_S
             (at_hand if is_at_hand else candidates).append(Candidate(image, features, info.get(SCORE)))
-        known = [features for features in done if features is not None]
         if not candidates:  # all are with someone: the one that was handed out first is due again
             candidates, at_hand = at_hand, []
         if not candidates:
             return None
-        chosen = choose(candidates, [*known, *(each.features for each in at_hand)])
+        chosen = choose(candidates, [*done.values(), *(each.features for each in at_hand)])
         return {"id": chosen.name, SCORE: chosen.score}
 
-    @staticmethod
-    def _at_reach(images: Iterable[str], datastore: Datastore, new: int = NEW_OF_PACS) -> list[str]:
-        """Scans that are here, and a few of those that would have to be fetched from a PACS."""
-        here = {image: "path" in datastore.get_image_info(image) for image in sorted(images)}
-        return [*(image for image in here if here[image]), *[image for image in here if not here[image]][:new]]
+    def _within_reach(self, images: Iterable[str], datastore: Datastore, new: int) -> dict[str, Features]:
+        return within_reach(
+            images,
+            is_here=lambda image: "path" in datastore.get_image_info(image),
+            features=lambda image: self._features(image, datastore),
+            refused=lambda image: self._described.get(image, ()) is None,
+            new=new,
+        )
 
     def _features(self, image: str, datastore: Datastore) -> Features | None:
         if image not in self._described:

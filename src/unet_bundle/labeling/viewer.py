@@ -24,6 +24,8 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.others.generic import get_mime_type
 
+from unet_bundle.labeling.pacs_address import pacs_address
+
 logger = logging.getLogger(__name__)
 
 FILES = Path(monailabel.endpoints.ohif.__file__).parent / "static" / "ohif"
@@ -76,25 +78,24 @@ async def update_model(params: dict[str, Any] | None = None) -> dict[str, Any]:
 
 async def from_pacs(path: str, request: Request) -> Response:
     """What the PACS answers to a request of the viewer, ``wado/``, ``qido/`` or ``stow/`` and the path there."""
-    service, _, rest = path.partition("/")
     prefixes = {
         "wado": settings.MONAI_LABEL_WADO_PREFIX,
         "qido": settings.MONAI_LABEL_QIDO_PREFIX,
         "stow": settings.MONAI_LABEL_STOW_PREFIX,
     }
-    if service not in prefixes or ".." in rest.split("/"):
+    address = pacs_address(settings.MONAI_LABEL_STUDIES, prefixes, path)
+    if address is None:
         raise HTTPException(404, "No such service of a PACS.")
-    prefix = prefixes["wado" if rest.endswith("metadata") else service]
-    parts = [settings.MONAI_LABEL_STUDIES.rstrip("/"), *([prefix.strip("/")] if prefix else []), rest]
     login = (settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
     try:
         answer = await run_in_threadpool(
-            requests.request, request.method, "/".join(parts), params=request.query_params.multi_items(),
+            requests.request, request.method, address, params=request.query_params.multi_items(),
             headers={name: request.headers[name] for name in PASSED_ON if name in request.headers},
             data=await request.body() or None, auth=login if all(login) else None, timeout=TIMEOUT_S,
         )  # fmt: skip
     except requests.RequestException as error:
-        logger.warning("The PACS does not answer: %s", error)
+        # Its text has the address, and in that the name of a patient who is searched for.
+        logger.warning("The PACS does not answer: %s", type(error).__name__)
         raise HTTPException(502, "The PACS does not answer.") from error
     said = {"content-type": answer.headers["content-type"]} if "content-type" in answer.headers else {}
     return Response(answer.content, answer.status_code, headers=said)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,19 @@ from monai.engines import Evaluator
 from torch import nn
 
 from unet_bundle.errors import CheckpointError, ConfigError
-from unet_bundle.io.files import remove_unfinished, replacing
+from unet_bundle.io.files import remove_unfinished
 from unet_bundle.networks.checkpoint import bare, ensemble_files, load_checkpoint, load_weights, short_name
 from unet_bundle.training.averaging import WeightAverage
 from unet_bundle.training.checkpoints import BEST, save_atomically
 from unet_bundle.training.distributed import from_main_process, in_any_process, is_main_process, wait_for_others
 from unet_bundle.training.pretrained import state_dict_of
-from unet_bundle.training.trained_cases import Origin, hashes_of, read_trained_cases, write_trained_cases
+from unet_bundle.training.trained_cases import (
+    Origin,
+    copy_weights,
+    hashes_of,
+    read_trained_cases,
+    write_trained_cases,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -216,8 +221,7 @@ class PublishModel:
     def _publish(self, weights: Mapping[str, torch.Tensor]) -> None:
         remove_unfinished(self.path.parent, OLD_S)
         if self.path.is_file():
-            with replacing(self.folder / REPLACED) as temporary:
-                shutil.copyfile(self.path, temporary)
+            copy_weights(self.path, self.folder / REPLACED)
             logger.info("The weights that were there are kept as %s.", short_name(self.folder / REPLACED))
         save_atomically(_as_published(weights), self.path)
         write_trained_cases(self.path, self.fold, self.trained_on, self.origin)

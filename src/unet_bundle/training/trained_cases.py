@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unet_bundle.io import case_name
-from unet_bundle.io.files import write_text
+from unet_bundle.io.files import replacing, write_text
 
 DIGITS = 16
 """Hexadecimal digits kept of a SHA-256: enough to tell all cases of a data set apart."""
@@ -96,6 +97,23 @@ def read_trained_cases(weights: Path) -> TrainedCases | None:
         return TrainedCases(int(content["fold"]), frozenset(content["trained_on"]), complete)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def copy_weights(source: Path, target: Path) -> None:
+    """Copy weights with what is noted beside them.
+
+    The note first: who sees new weights finds it beside them.
+    """
+    if _note(source).is_file():
+        _copy(_note(source), _note(target))
+    else:
+        _note(target).unlink(missing_ok=True)
+    _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def hashes_of(cases: Iterable[Mapping[str, Any]]) -> frozenset[str]:
