@@ -11,6 +11,8 @@ from unet_bundle import __version__
 from unet_bundle.io.segments import ARTIFICIAL_INTELLIGENCE, Code, long_string
 
 MANUFACTURER = "unet-bundle"
+AUTOMATIC, SEMIAUTOMATIC = "AUTOMATIC", "SEMIAUTOMATIC"
+"""What DICOM calls a result that a program made by itself, and one that a person had a hand in."""
 
 _IDENTIFICATION = {
     "SegmentSequence": "SegmentationAlgorithmIdentificationSequence",
@@ -27,20 +29,23 @@ class Algorithm:
         name: AlgorithmName, as DICOM can hold it.
         version: AlgorithmVersion, likewise.
         family: coded term, see `unet_bundle.io.segments.ARTIFICIAL_INTELLIGENCE`.
+        type: SegmentAlgorithmType, `AUTOMATIC`; `SEMIAUTOMATIC` where a person had a hand in it.
     """
 
     name: str
     version: str
     family: Code
+    type: str = AUTOMATIC
 
     @classmethod
     def of(cls, stated: Mapping[str, Any] | None) -> Algorithm:
-        """From a config's ``algorithm``: ``name``, ``version`` and ``family``; this package where it states none."""
+        """From a config's ``algorithm``: ``name``, ``version``, ``family``, ``type``; without it, this package."""
         values = stated or {}
         return cls(
             long_string(values.get("name") or MANUFACTURER),
             long_string(values.get("version") or __version__),
             values.get("family") or ARTIFICIAL_INTELLIGENCE,
+            values.get("type") or AUTOMATIC,
         )
 
     def made(self, path: Path) -> bool:

@@ -178,7 +178,7 @@ def _add_structure(
         ROINumber=segment.value,
         ReferencedFrameOfReferenceUID=dataset.FrameOfReferenceUID,
         ROIName=segment.label,
-        ROIGenerationAlgorithm="AUTOMATIC",
+        ROIGenerationAlgorithm=algorithm.type,
         ROIGenerationDescription=f"{algorithm.name} {algorithm.version}"[:64],
         ROIDerivationAlgorithmIdentificationSequence=[
             _item(

@@ -101,7 +101,7 @@ def _skeleton(
     identification = hd.AlgorithmIdentificationSequence(name, _code(algorithm.family), version)
     voxels = np.full((len(source.slices), 1, 1), numbers[0], np.uint16 if numbers[-1] > 255 else np.uint8)
     images = _stand_ins(source, header, depth)
-    descriptions = [_description(segment, identification) for segment in segments]
+    descriptions = [_description(segment, identification, algorithm.type) for segment in segments]
     try:
         with warnings.catch_warnings():  # of an unusual patient's name highdicom warns with that name
             warnings.simplefilter("ignore", UserWarning)
@@ -188,7 +188,7 @@ def _refer_to(skeleton: Dataset, source: SourceSeries) -> None:
     skeleton.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
 
 
-def _description(segment: Segment, identification: Any) -> SegmentDescription:
+def _description(segment: Segment, identification: Any, algorithm_type: str) -> SegmentDescription:
     import highdicom as hd
 
     codes = segment.codes
@@ -197,7 +197,7 @@ def _description(segment: Segment, identification: Any) -> SegmentDescription:
         segment_label=segment.label,
         segmented_property_category=_code(codes["category"]),
         segmented_property_type=_code(codes["type"]),
-        algorithm_type="AUTOMATIC",
+        algorithm_type=algorithm_type,
         algorithm_identification=identification,
         anatomic_regions=[_code(codes["region"])] if "region" in codes else None,
         display_color=hd.color.CIELabColor.from_rgb(*segment.color),

@@ -45,8 +45,8 @@ class UnetBundleApp(MONAILabelApp):
         tools = DicomTools(self.bundle.folder)
         # MONAI Label has no place to plug in how DICOM is read and written: its own functions let a series with gaps
         # pass, call the i-th segment that occurs by the i-th name, and ask a PACS to unpack what is compressed.
-        for module in (monailabel.datastore.dicom, monailabel.endpoints.infer):
-            module.nifti_to_dicom_seg = answering(tools.nifti_to_dicom_seg)
+        monailabel.endpoints.infer.nifti_to_dicom_seg = answering(tools.nifti_to_dicom_seg)
+        monailabel.datastore.dicom.nifti_to_dicom_seg = answering(tools.annotation_to_dicom_seg)
         monailabel.interfaces.app.DICOMWebDatastore = PacsDatastore
         monailabel.datastore.dicom.dicom_to_nifti = answering(tools.dicom_to_nifti)
         monailabel.datastore.dicom.dicom_web_download_series = answering(download_series)

@@ -11,16 +11,21 @@ from fastapi import HTTPException
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import ImageNotFoundException
 
+from unet_bundle.labeling.annotations_client import AnnotationsClient
+
 logger = logging.getLogger(__name__)
 
 
 class PacsDatastore(DICOMWebDatastore):
     """Where MONAI Label's collects what is labelled, one series that is refused would keep all others from training.
 
-    It notes patients' ids, and logs them with each label: this one does not.
+    It notes patients' ids, and logs them with each label: this one does not. Nor are results of programs labels.
     """
 
     _collects = threading.local()
+
+    def __init__(self, client: Any, *options: Any, **others: Any) -> None:
+        super().__init__(AnnotationsClient(client), *options, **others)
 
     def get_image_uri(self, image_id: str) -> str:
         """File of a scan, fetched if need be."""

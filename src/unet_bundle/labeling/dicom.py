@@ -61,6 +61,14 @@ class DicomTools:
         """
         return self._run("seg", [series_dir, label], ".dcm")
 
+    def annotation_to_dicom_seg(self, series_dir: str, label: str, *_others: Any) -> str:
+        """The same of a label map that an annotator stores: the SEG says that a person had a hand in it.
+
+        Raises:
+            InputError: see `nifti_to_dicom_seg`.
+        """
+        return self._run("annotation", [series_dir, label], ".dcm")
+
     def _run(self, what: str, paths: Sequence[str], suffix: str) -> str:
         handle, output = tempfile.mkstemp(suffix=suffix)
         os.close(handle)

@@ -5,6 +5,7 @@ python -m unet_bundle.labeling.dicom_worker image|labels|seg BUNDLE INPUT... OUT
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from monai.data import MetaTensor
 from unet_bundle.errors import InputError
 from unet_bundle.geometry import as_4x4
 from unet_bundle.io import LoadImaged, SaveImaged
+from unet_bundle.io.algorithm import AUTOMATIC, SEMIAUTOMATIC
 from unet_bundle.io.files import replacing
 from unet_bundle.io.segments import segments_of
 from unet_bundle.labeling.dicom import reading_options
@@ -42,8 +44,8 @@ def write_image(bundle: Path, series: Path, output: Path) -> None:
     _save(voxels, as_4x4(image.affine), output)
 
 
-def write_seg(bundle: Path, series: Path, label: Path, output: Path) -> None:
-    """A label map of a series as DICOM SEG.
+def write_seg(bundle: Path, series: Path, label: Path, output: Path, algorithm_type: str = AUTOMATIC) -> None:
+    """A label map of a series as DICOM SEG; `algorithm_type` says whether a person had a hand in it.
 
     Raises:
         InputError: the map is not on the series' grid, or has a value the bundle has no class for, or the series lacks
@@ -64,7 +66,7 @@ def write_seg(bundle: Path, series: Path, label: Path, output: Path) -> None:
     result = MetaTensor(placed[None].astype(np.uint16 if wide else np.uint8), affine=image.affine, meta=image.meta)
     save = SaveImaged(
         keys="pred", output_dir=str(output.parent), dtype="uint16" if wide else "uint8", output_format="dicom-seg",
-        segments=segments, algorithm=config.get("algorithm"),
+        segments=segments, algorithm={**config.get("algorithm", {}), "type": algorithm_type},
     )  # fmt: skip
     save.saver(result, filename=str(output.with_suffix("")))
 
@@ -176,10 +178,18 @@ def _save(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], output: Pat
         nib.save(image, temporary)
 
 
+CONVERSIONS = {
+    "image": write_image,
+    "labels": write_labels,
+    "seg": write_seg,
+    "annotation": functools.partial(write_seg, algorithm_type=SEMIAUTOMATIC),
+}
+
+
 def main(arguments: Sequence[str]) -> int:
     """Convert; what is refused is the last line."""
     what, bundle, *paths = arguments
-    convert: Any = {"image": write_image, "labels": write_labels, "seg": write_seg}[what]
+    convert: Any = CONVERSIONS[what]
     try:
         convert(Path(bundle), *map(Path, paths))
     except Exception as error:
