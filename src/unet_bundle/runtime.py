@@ -335,10 +335,13 @@ def our_error(error: BaseException | None) -> Exception | None:
 
 def storage_words(error: OSError) -> str:
     """What the system refuses, and the folder where the file has a temporary name or the next would fare alike."""
-    path = Path(str(error.filename or ""))
-    if error.errno in FULL or _TEMPORARY.match(path.name):
-        return f"{path.parent}: {error.strerror}." if error.filename else f"{error.strerror}."
-    return str(error)
+    if error.filename is None:
+        return f"{error.strerror}." if error.errno in FULL else str(error)
+    path = Path(str(error.filename))
+    if error.errno not in FULL and not _TEMPORARY.match(path.name):
+        return str(error)
+    folder = path.parent.absolute().name
+    return f"the folder {folder!r} takes no more files ({error.strerror}): make room there, or give another."
 
 
 def error_message(error: BaseException | None) -> str | None:
