@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -14,18 +16,55 @@ from unet_bundle.errors import ConfigError
 SHARE = 0.5
 """Of the memory that is free at the start: what the sums may take where nothing is said."""
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_CGROUP_USE = Path("/sys/fs/cgroup/memory.current")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
+class _Names(NamedTuple):
+    """Files of a control group of Linux, and the line of its statistics for what the system takes back when asked."""
+
+    limit: str
+    use: str
+    files_held: str
+
+
+_FIRST = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_SECOND = _Names("memory.max", "memory.current", "inactive_file")
+"""By version; the first is that of older Docker hosts."""
+
+
 def free_memory_bytes() -> int:
-    """Memory this process may still take: of the machine, or of its container if that is less."""
+    """Memory this process may still take: of the machine, or of its container or batch job if that is less."""
     free = int(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or the limit is "max"
-        free = min(free, int(_CGROUP_LIMIT.read_text()) - int(_CGROUP_USE.read_text()))
+    for folder, names in _groups():
+        with contextlib.suppress(OSError, ValueError):  # not seen from here, or the limit is "max"
+            used = int((folder / names.use).read_text()) - _files_held(folder, names)
+            free = min(free, int((folder / names.limit).read_text()) - used)
     return max(free, 0)
+
+
+def _groups() -> Iterator[tuple[Path, _Names]]:
+    """The control groups that this process is in: its own, and those around it."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, names = (_GROUPS / "memory", _FIRST) if controllers else (_GROUPS, _SECOND)
+        own = PurePosixPath(place.lstrip("/"))
+        for each in (own, *own.parents):
+            yield root / each, names
+
+
+def _files_held(folder: Path, names: _Names) -> int:
+    """Bytes of files that were read and are kept only in case they are again: free for whoever asks."""
+    lines = (folder / "memory.stat").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{names.files_held} ")), 0)
 
 
 def memory_limit(stated: str | int | None, device: torch.device) -> int:

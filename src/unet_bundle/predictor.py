@@ -18,6 +18,7 @@ from monai.inferers import Inferer
 from monai.transforms import Compose
 
 from unet_bundle import stages
+from unet_bundle.config_checks import check_classes
 from unet_bundle.errors import ConfigError, InputError
 from unet_bundle.geometry import check_affine
 from unet_bundle.io import LoadImaged, SaveImaged
@@ -28,7 +29,7 @@ from unet_bundle.io.output_format import AUTO
 from unet_bundle.io.source_grid import check_sayable, is_dicom, source_series
 from unet_bundle.networks.checkpoint import load_checkpoint, load_weights
 from unet_bundle.precision import check_device
-from unet_bundle.runtime import check_classes, our_error
+from unet_bundle.runtime import our_error
 
 _MISSING = object()
 CONFIG = Path("configs", "inference.json")

@@ -1,5 +1,6 @@
 """What stands in exported files beside the network, and what cannot be written."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from monai.data import load_net_with_metadata
 
 from unet_bundle.errors import ConfigError
-from unet_bundle.export import Source, write
+from unet_bundle.export import DEFAULT_FILES, Source, write
 from unet_bundle.inferers.exported import Exported
 from unet_bundle.networks import UNet
 
@@ -65,6 +66,20 @@ def test_what_cannot_be_written_is_refused(to: str, name: str, words: str, netwo
     with pytest.raises(ConfigError, match=words):
         write(to, Source(network, 1, (16, 16)), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["torchscript", "torch-export", "openvino"])
+def test_a_full_disk_is_refused_before_a_writer_ends_the_process(
+    to: str, network: UNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / Path(DEFAULT_FILES[to]).name
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(ConfigError, match=rf"{path.name} cannot be written \(No space left on device\): it needs 8 MB"):
+        write(to, Source(network, 1, (16, 16)), path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_library_is_named_with_its_extra(

@@ -225,6 +225,12 @@ def test_impossible_settings_are_refused(wrong: dict[str, Any], named: str) -> N
         ScanInferer(ROI, **wrong)
 
 
+@pytest.mark.parametrize("axes", [(2,), (2, 3, 4)])
+def test_scores_of_another_size_are_not_stretched_over_the_window(axes: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="scores have another size than the windows it sees: choose one that pads"):
+        ScanInferer(ROI)(torch.randn(1, 1, 20, 24, 16), lambda windows: windows.mean(axes, keepdim=True))
+
+
 def test_a_grid_turned_against_the_scan_is_refused(network: torch.nn.Module) -> None:
     image = scan("RAS", (1.2, 1.2, 1.2), (40, 41, 42))
     turn = np.eye(4)

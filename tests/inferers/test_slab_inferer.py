@@ -68,6 +68,50 @@ def test_several_outputs_are_given_as_monai_gives_them(network: torch.nn.Module)
     torch.testing.assert_close(second, image)
 
 
+def halved(windows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool3d(windows, 2)
+
+
+def doubled(windows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.interpolate(windows, scale_factor=2)
+
+
+def one_voxel(windows: torch.Tensor) -> torch.Tensor:
+    return windows.mean((2, 3, 4), keepdim=True)
+
+
+@pytest.mark.parametrize("other", [halved, doubled, one_voxel])
+def test_scores_of_another_size_are_given_as_monai_gives_them(other: Any) -> None:
+    images, settings = torch.randn(1, 1, 40, 24, 24), {"roi_size": (16, 16, 16), "overlap": 0.5, "mode": "gaussian"}
+    theirs = SlidingWindowInferer(**settings)(images.clone(), other)
+    torch.testing.assert_close(SlabInferer(**settings)(images, other), theirs)
+
+
+def test_buffers_of_monai_are_taken(network: torch.nn.Module) -> None:
+    images, settings = torch.randn(1, 1, 40, 24, 24), {"roi_size": (16, 16, 16), "overlap": 0.5}
+    theirs = SlidingWindowInferer(**settings)(images, network, buffer_steps=2, buffer_dim=0)
+    ours = SlabInferer(**settings)(images, network, buffer_steps=2, buffer_dim=0)
+    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"cpu_thresh": 999}, "cpu"), ({"cpu_thresh": 1000}, None), ({"cpu_thresh": 999, "device": "meta"}, "meta")],
+)
+def test_scores_of_large_images_go_to_the_cpu_where_monai_puts_them(
+    settings: dict[str, Any], expected: str | None, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def device_of(given: Any, fallback: torch.device) -> torch.device:
+        asked.append(given)
+        return fallback
+
+    monkeypatch.setattr("unet_bundle.inferers.slab_inferer.device_of", device_of)
+    SlabInferer(roi_size=(10, 10, 10), **settings)(torch.randn(1, 1, 10, 10, 10), network)
+    assert asked[0] == expected
+
+
 def test_the_type_of_the_image_is_that_of_the_scores(network: torch.nn.Module) -> None:
     image = torch.randn(1, 1, 30, 30, 30, dtype=torch.float64)
     scores = SlabInferer((24, 24, 24))(image, lambda window: network(window.float()))

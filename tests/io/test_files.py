@@ -1,8 +1,10 @@
+import errno
 from pathlib import Path
 
 import pytest
 
 from unet_bundle.io.files import remove_unfinished, replacing, write_text
+from unet_bundle.runtime import error_message
 
 
 def test_a_body_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -18,6 +20,25 @@ def test_a_body_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) 
         write_half()
     assert file.read_text() == "old\n"
     assert [path.name for path in file.parent.iterdir()] == ["scores.csv"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_one_line_with_the_folders_name(wrapped: bool, tmp_path: Path) -> None:
+    refusal = OSError(errno.ENOSPC, "No space left on device")  # the system's of writing, without a name
+
+    def write_half() -> None:
+        with replacing(tmp_path / "results" / "a.dcm") as temporary:
+            temporary.write_bytes(b"half")
+            if wrapped:  # by pydicom
+                raise OSError("No space for tag (7fe0,0010)") from refusal
+            raise refusal
+
+    with pytest.raises(OSError, match="No space") as raised:
+        write_half()
+    assert error_message(raised.value) == (
+        "the folder 'results' takes no more files (No space left on device): make room there, or give another."
+    )
+    assert not list((tmp_path / "results").iterdir())
 
 
 def test_text_is_written_with_unix_line_ends(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.transforms import Compose
 
+from unet_bundle.config_checks import COMPONENT_KEYS, check_keys
 from unet_bundle.errors import ConfigError
 from unet_bundle.networks import UNet
 from unet_bundle.planning.bundle import to_json
 from unet_bundle.planning.plan import Plan, make_plan
 from unet_bundle.planning.task_card import TaskCard
 from unet_bundle.planning.template import configs
-from unet_bundle.runtime import COMPONENT_KEYS, check_keys, our_error
+from unet_bundle.runtime import our_error
 
 RUNS = {
     "train": ["train.json"],

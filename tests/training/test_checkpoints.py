@@ -70,7 +70,9 @@ def test_a_full_disk_is_one_line_with_the_folder(tmp_path: Path, monkeypatch: py
     wrapped = RuntimeError("Failed to evaluate ConfigExpression")
     wrapped.__cause__ = raised.value
     assert isinstance(our_error(wrapped), ConfigError)
-    assert error_message(wrapped) == f"{tmp_path}: No space left on device."
+    assert error_message(wrapped) == (
+        f"the folder {tmp_path.name!r} takes no more files (No space left on device): make room there, or give another."
+    )
 
 
 def misshaped(state: dict[str, torch.Tensor]) -> dict[str, Any]:

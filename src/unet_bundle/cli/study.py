@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet_bundle.runtime import SEPARATOR
+from unet_bundle.config_checks import SEPARATOR
 
 if TYPE_CHECKING:
     from unet_bundle.io.dicom import SourceSeries

@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
+from unet_bundle.config_checks import SEPARATOR
 from unet_bundle.errors import ConfigError
-from unet_bundle.runtime import SEPARATOR, quiet_logs
+from unet_bundle.runtime import quiet_logs
 
 Overrides = dict[str, Any]
 

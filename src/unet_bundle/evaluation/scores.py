@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import from_engine
-from monai.utils import evenly_divisible_all_gather, string_list_all_gather
 
 from unet_bundle.errors import ConfigError, InputError
+from unet_bundle.evaluation.gathering import gathered_objects, gathered_scores
 from unet_bundle.evaluation.instances import InstanceScores, instance_scores
 from unet_bundle.evaluation.metrics import SURFACE_TOLERANCE_MM, ClassScores, case_scores, dice_scores
 from unet_bundle.evaluation.report import as_csv, describe, describe_objects, mean_of, score_report
@@ -27,7 +27,6 @@ from unet_bundle.evaluation.worst import WorstCases, picture_path, shown_channel
 from unet_bundle.geometry import as_4x4, grid_difference
 from unet_bundle.io import case_name
 from unet_bundle.io.files import write_text
-from unet_bundle.training.distributed import is_distributed
 from unet_bundle.transforms import Regions, paint_regions, painted_values, region_masks
 from unet_bundle.transforms.instances import INSTANCES
 
@@ -241,9 +240,9 @@ class SaveScores:
         if first:  # before the processes meet: each then draws the cases that it has seen
             for picture in _former_pictures(self.folder):
                 picture.unlink(missing_ok=True)
-        files, gathered = _gathered(self._files, self._rows, len(self.classes))
+        files, gathered = gathered_scores(self._files, self._rows, len(self.classes))
         rows = dict(zip(files, gathered, strict=True))  # with fewer cases than processes, some come more than once
-        objects = dict(zip(files, _gathered_objects(self._objects), strict=True)) if self.objects else None
+        objects = dict(zip(files, gathered_objects(self._objects), strict=True)) if self.objects else None
         names = [case_name(file) for file in rows]
         twice = _repeated(names) or _repeated([case_name(file) for file in self._files])
         if twice:
@@ -321,32 +320,3 @@ def _check_values(label: torch.Tensor, num_classes: int, ignore_index: int | Non
         f"{name}: the label file holds the value {unknown[0]:g}, the classes are 0 to {num_classes - 1}: correct it"
         " or use a bundle that was planned for it."
     )
-
-
-def _gathered(
-    names: list[str], rows: list[list[ClassScores]], classes: int
-) -> tuple[list[str], list[list[ClassScores]]]:
-    """Names and rows of all processes of a distributed run."""
-    if not is_distributed():
-        return names, rows
-    values = [[value for scores in row for value in scores] for row in rows]
-    width = len(ClassScores._fields)
-    gathered = [
-        [ClassScores(*row[first : first + width]) for first in range(0, classes * width, width)]
-        for row in _everywhere(values, classes * width)
-    ]
-    return string_list_all_gather(names), gathered
-
-
-def _gathered_objects(rows: list[InstanceScores]) -> list[InstanceScores]:
-    if not is_distributed():
-        return rows
-    return [InstanceScores(*row) for row in _everywhere(rows, len(InstanceScores._fields))]
-
-
-def _everywhere(rows: Sequence[Sequence[float | None]], width: int) -> list[list[Any]]:
-    """The rows of all processes, each of `width` values."""
-    values = [[math.nan if value is None else value for value in row] for row in rows]
-    table = torch.tensor(values, dtype=torch.float64).reshape(len(rows), width)
-    gathered = evenly_divisible_all_gather(table, concat=True).tolist()
-    return [[None if math.isnan(value) else value for value in row] for row in gathered]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ from unet_bundle.networks.checkpoint import bare
 
 BATCH = 2
 """Windows of the example: of one, PyTorch would take the number for fixed."""
+ROOM, ROOM_BESIDE = 1.25, 8 * 10**6
+"""Times its weights, and bytes beside them, that a file may take."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ def write(to: str, source: Source, path: Path) -> None:
         path: of the file, with the ending of the format.
 
     Raises:
-        ConfigError: an unknown format, another ending than the format's, a library that is missing, or no GPU where
-            one is needed.
+        ConfigError: an unknown format, another ending than the format's, a library that is missing, no GPU where one
+            is needed, or no room on the disk.
     """
     if to not in FORMATS:
         raise ConfigError(f"the format must be one of {', '.join(FORMATS)}, not {to!r}")
@@ -80,10 +84,25 @@ def write(to: str, source: Source, path: Path) -> None:
     if missing:
         extra = "onnx" if to == "onnx" else to
         raise ConfigError(f"{to} needs {', '.join(missing)}: pip install 'unet-bundle[{extra}]'")
+    _check_room(source.network, path)
     with torch.no_grad(), warnings.catch_warnings(), quiet_exporters():
         # Tracing warns of every branch that sizes decide, and PyTorch of TorchScript's age.
         warnings.simplefilter("ignore")
         _WRITERS[to](source, path)
+
+
+def _check_room(network: nn.Module, path: Path) -> None:
+    """Refuse a disk that is too full: there PyTorch's writer ends the whole process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    size = int(ROOM * sum(each.nbytes for each in network.state_dict().values())) + ROOM_BESIDE
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise ConfigError(
+            f"{path.name} cannot be written ({error.strerror}): it needs {size / 1e6:.0f} MB, give a folder with room"
+        ) from error
 
 
 def _torchscript(source: Source, path: Path) -> None:

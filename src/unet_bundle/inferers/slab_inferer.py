@@ -19,8 +19,8 @@ class SlabInferer(SlidingWindowInferer):
     """`SlidingWindowInferer`, same arguments and scores, which holds the sums of one row of windows instead of all.
 
     On a GPU (``sw_device``) with the result on the CPU (``device``) its memory follows the window instead of the scan,
-    and every voxel is copied once. Use it in any bundle in place of MONAI's. Networks with several outputs,
-    ``condition`` and ``with_coord`` are MONAI's own work, done by it.
+    and every voxel is copied once. Use it in any bundle in place of MONAI's. Networks with several outputs or
+    scores of another size than their windows, ``condition`` and ``with_coord`` are MONAI's own work, done by it.
 
     Args:
         spatial_dim: of a volume whose slices, across this axis, a 2D network sees; `roi_size` leaves it out. None for
@@ -49,22 +49,26 @@ class SlabInferer(SlidingWindowInferer):
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         """Scores [batch, classes, *spatial] of images [batch, channels, *spatial]."""
-        device = device_of(kwargs.pop("device", self.device), inputs.device)
-        if self.with_coord or "condition" in kwargs:
-            self._check_no_slices()
-            return super().__call__(inputs, network, *args, device=device, **kwargs)
-        try:
-            scores = self._scores(inputs.as_subclass(torch.Tensor), self._call(network, args, kwargs), device)
-        except _SeveralOutputsError:
-            self._check_no_slices()
-            return super().__call__(inputs, network, *args, device=device, **kwargs)
-        return convert_to_dst_type(scores, inputs, device=device)[0] if isinstance(inputs, MetaTensor) else scores
-
-    def _check_no_slices(self) -> None:
+        chosen = kwargs.pop("device", self.device)
+        if chosen is None and self.cpu_thresh is not None and inputs.shape[2:].numel() > self.cpu_thresh:
+            chosen = "cpu"
+        device = device_of(chosen, inputs.device)
+        # Slabs are what MONAI's buffers are for, so that they matter to MONAI's own work alone.
+        buffers = {name: kwargs.pop(name) for name in ("buffer_steps", "buffer_dim") if name in kwargs}
+        if not self.with_coord and "condition" not in kwargs:
+            try:
+                scores = self._scores(inputs.as_subclass(torch.Tensor), self._call(network, args, kwargs), device)
+            except _OtherScoresError:
+                pass
+            else:
+                is_meta = isinstance(inputs, MetaTensor)
+                return convert_to_dst_type(scores, inputs, device=device)[0] if is_meta else scores
         if self.spatial_dim is not None:
             raise ConfigError(
-                "spatial_dim is for networks with one output, called with windows alone: use MONAI's SliceInferer"
+                "spatial_dim is for networks with one output as large as its windows, called with windows alone: use "
+                "MONAI's SliceInferer"
             )
+        return super().__call__(inputs, network, *args, device=device, **buffers, **kwargs)
 
     def _call(self, network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Predict:
         slices = None if self.spatial_dim is None else self.spatial_dim + 2
@@ -72,8 +76,11 @@ class SlabInferer(SlidingWindowInferer):
         def call(windows: torch.Tensor) -> torch.Tensor:
             scores = network(windows if slices is None else windows.squeeze(slices), *args, **kwargs)
             if not isinstance(scores, torch.Tensor):
-                raise _SeveralOutputsError
-            return scores if slices is None else scores.unsqueeze(slices)
+                raise _OtherScoresError
+            scores = scores if slices is None else scores.unsqueeze(slices)
+            if scores.shape[2:] != windows.shape[2:]:
+                raise _OtherScoresError
+            return scores
 
         return call
 
@@ -94,5 +101,5 @@ class SlabInferer(SlidingWindowInferer):
         return done[0][None] if len(done) == 1 else torch.stack(done)
 
 
-class _SeveralOutputsError(Exception):
-    """The network gives more than one tensor."""
+class _OtherScoresError(Exception):
+    """The network gives more than one tensor, or one of another size than its windows."""

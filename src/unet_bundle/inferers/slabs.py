@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from unet_bundle.errors import ConfigError
 from unet_bundle.inferers.tiling import Tiling
 
 SLAB_ROWS = 16
@@ -67,6 +68,7 @@ def walk(
         Slabs in order; together they are the volume.
 
     Raises:
+        ConfigError: if scores have another size than their windows.
         SlabTooLargeError: if they would take more, known after the first batch.
     """
     device = device or image.device
@@ -78,6 +80,11 @@ def walk(
         for batch in _batches(tiling, starts, batch_size):
             windows = torch.stack([image[_window(corner, tiling.window)] for corner in batch])
             scores = predict(windows).float().to(device)
+            if scores.shape[2:] != windows.shape[2:]:  # adding would stretch a single voxel over the window
+                raise ConfigError(
+                    "the network's scores have another size than the windows it sees: choose one that pads, or "
+                    "OverlapTileInferer for a UNet with padding 'valid'"
+                )
             if sums is None:
                 if slab_bytes(tiling, scores.shape[1], batch_size) > limit:
                     raise SlabTooLargeError(scores.shape[1])

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from unet_bundle.runtime import FULL
+
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}-.+")
 """Names of the files that `replacing` gives."""
 
@@ -20,6 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Yields:
         Where to write; nothing of it remains if the body raises.
+
+    Raises:
+        OSError: as the body does; that of a full disk names `path`, which the system says of opening files only.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The endings stay, since some writers choose the format by them; two processes must not share a temporary file.
@@ -27,8 +32,19 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except Exception as error:
+        _name_file(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name_file(error: BaseException | None, path: Path) -> None:
+    """Name the file in the refusal of a full disk that `error` is, or was raised from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            error.filename = str(path)
+        error = error.__cause__
 
 
 def write_text(path: Path, text: str) -> None:

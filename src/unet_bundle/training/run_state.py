@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from unet_bundle.config_checks import TRUTH
 from unet_bundle.errors import CheckpointError, ConfigError
 from unet_bundle.networks.checkpoint import load_checkpoint, short_name
-from unet_bundle.runtime import EXIT_OK, TRUTH, under_monai_command_line
+from unet_bundle.runtime import EXIT_OK, under_monai_command_line
 from unet_bundle.training.checkpoints import LAST
 from unet_bundle.training.distributed import from_main_process, is_main_process, is_restarted, launch_id
 
