@@ -48,6 +48,11 @@ def test_folder_then_skip_then_overwrite(
     assert volumes(output) == {**before, "third": next(iter(before.values()))}, "rows of earlier scans stay"
 
     table = (output / "volumes.csv").read_text()
+    assert "has no volumes" not in text
+    kept = [line for line in table.splitlines(keepends=True) if not line.startswith("third,")]
+    (output / "volumes.csv").write_text("".join(kept))  # as where a run ended between the two files
+    assert main(line) == 0
+    assert "volumes.csv has no volumes of 1 that were there already" in capsys.readouterr().out
     (output / "volumes.csv").write_text(table.replace(",lobe,", ",old,"))
     assert main([*line, "--overwrite"]) == 0
     assert "3 of 3 scans segmented" in capsys.readouterr().out

@@ -43,6 +43,7 @@ def test_the_result_of_one_slice_is_not_that_of_the_series(
     said = capsys.readouterr().out
     assert "1 of 1 are already there and skipped" in said
     assert "of 0 scans" not in said
+    assert "has no volumes" not in said
 
 
 def test_the_result_of_another_volume_of_the_series_is_made_again(

@@ -170,6 +170,7 @@ def _segment(args: argparse.Namespace, settings: _Settings, work: Work, source: 
         refused |= run_one_by_one(workflow)
         workflow.finalize()
         say(f"{count - len(refused)} of {count} scans segmented, in {args.output}")
+    _say_unmeasured(args.output, done)
     say_refused(refused)
     _say_left_out(work)
     if source is not None and args.store:
@@ -258,6 +259,15 @@ def _own(args: argparse.Namespace) -> dict[str, Any]:
 def _say_skipped(done: int, count: int) -> None:
     if done:
         say(f"{done} of {count} are already there and skipped (--overwrite does them again).")
+
+
+def _say_unmeasured(folder: Path, done: Sequence[Item]) -> None:
+    from unet_bundle.evaluation.volumes import FILE, without_volumes
+    from unet_bundle.io import case_name
+
+    missing = without_volumes(folder, [case_name(item["series" if "series" in item else "image"]) for item in done])
+    if missing:
+        say(f"{FILE} has no volumes of {missing} that were there already (--overwrite measures them).")
 
 
 def _say_left_out(work: Work) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,16 @@ class SaveVolumes:
         if units is None or any(len(row) != len(first) for row in rows):
             raise ConfigError(f"{FILE} in the output folder is not one that was written here: move it away.")
         return units, _by_case(rows)
+
+
+def without_volumes(folder: Path, names: Iterable[str]) -> int:
+    """How many of these scans the ``volumes.csv`` of a folder has no row of; none if there is no such file."""
+    try:
+        with (folder / FILE).open(newline="", encoding="utf-8-sig") as file:
+            measured = {row[0] for row in csv.reader(file) if row}
+    except (OSError, ValueError, csv.Error):
+        return 0
+    return len({*names} - measured)
 
 
 def volumes(
