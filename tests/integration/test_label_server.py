@@ -160,6 +160,7 @@ def test_dicom_is_read_by_our_reader_and_written_with_right_names(
         server.store(whole, tmp_path / "label.nrrd")
         listed = requests.get(f"{pacs.url}/series?Modality=SEG", auth=LOGIN, timeout=60).json()
         (stored,) = _instances(pacs, listed[0])
+        assert {item.SegmentAlgorithmType for item in stored.SegmentSequence} == {"SEMIAUTOMATIC"}
         frames = {
             int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
             for frame in stored.PerFrameFunctionalGroupsSequence
@@ -169,7 +170,8 @@ def test_dicom_is_read_by_our_reader_and_written_with_right_names(
 
         # Trained on is what the PACS has: the SEG, on the grid of its series.
         # As OHIF asks for it, which names no model: the way back is not gone at once.
-        options = {"hippocampus": {"max_epochs": 1, "device": "cpu"}}
+        # There is one label: with none kept back the model that is served would not be replaced.
+        options = {"hippocampus": {"max_epochs": 1, "device": "cpu", "val_split": 0}}
         assert list(server.server.request("POST", "/train/", json=options).json()) == ["hippocampus"]
         server.trained()
         assert "'published': True, 'training': 1, 'validation': 0, 'left_out': {}" in server.server.log
