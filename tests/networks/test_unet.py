@@ -44,6 +44,7 @@ def _same_weights_every_time() -> None:
         ({"norm": "layer"}, "norm must be one of instance, batch, none, not 'layer'"),
         ({"activation": "tanh"}, "activation must be one of leaky_relu, relu, not 'tanh'"),
         ({"dropout": 1.0}, r"dropout must be a probability .* not 1\.0"),
+        ({"head_prior": 0.0}, r"head_prior must be a probability .* not 0\.0"),
     ],
 )
 def test_bad_arguments_are_refused_with_their_value(argument: dict[str, Any], message: str) -> None:
@@ -71,6 +72,13 @@ def test_deep_supervision_is_for_training_and_begins_with_the_full_resolution() 
     logits = network.eval()(image)
     assert isinstance(logits, Tensor)
     torch.testing.assert_close(logits, network.train()(image)[0])
+
+
+def test_an_untrained_network_gives_the_prior_of_its_heads_about_everywhere() -> None:
+    torch.manual_seed(0)
+    network = UNet(2, 1, 2, channels=[16, 32, 64], deep_supervision=True, head_prior=0.01).train()
+    for logits in network(torch.randn(1, 1, 32, 32)):
+        assert 0.003 < logits.sigmoid().median() < 0.03
 
 
 def test_channels_of_each_convolution() -> None:

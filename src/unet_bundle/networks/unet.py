@@ -81,6 +81,8 @@ class UNet(nn.Module):
         upsampling_bias: whether the convolutions that upsample have biases.
         dropout: probability of dropping a value at the end of the contracting path, in training.
         deep_supervision: in training, return logits of all stages of the expanding path.
+        head_prior: for sigmoids: the probability that an untrained network gives about everywhere, by the bias of its
+            last convolutions (Lin et al. 2017, https://arxiv.org/abs/1708.02002); None: as other convolutions begin.
 
     Attributes:
         total_stride: how much coarser the coarsest stage is than the image, per axis.
@@ -116,12 +118,15 @@ class UNet(nn.Module):
         upsampling_bias: bool = True,
         dropout: float = 0.0,
         deep_supervision: bool = False,
+        head_prior: float | None = None,
     ) -> None:
         super().__init__()
         if spatial_dims not in {2, 3}:
             raise ValueError(f"spatial_dims must be 2 or 3, not {spatial_dims!r}.")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be a probability of at least 0 and below 1, not {dropout!r}.")
+        if head_prior is not None and not 0 < head_prior < 1:
+            raise ValueError(f"head_prior must be a probability above 0 and below 1, not {head_prior!r}.")
         one_of("encoder", encoder, get_args(Encoder))
         one_of("downsampling", downsampling, get_args(Downsampling))
         one_of("upsampling", upsampling, get_args(Upsampling))
@@ -182,6 +187,10 @@ class UNet(nn.Module):
         self.heads = nn.ModuleList(
             pointwise_convolution(spatial_dims, entering, out_channels) for entering in supervised
         )
+        if head_prior is not None:
+            for name, parameter in self.heads.named_parameters():
+                if name.endswith("bias"):
+                    nn.init.constant_(parameter, math.log(head_prior / (1 - head_prior)))
         layers = [layer for layer in self.modules() if isinstance(layer, ConvNormActivation)]
         layers[0].is_end = layers[-1].is_end = True
 

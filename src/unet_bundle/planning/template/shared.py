@@ -12,6 +12,8 @@ from unet_bundle.transforms.border_weight import WEIGHT_POSTFIX
 
 Config = dict[str, Any]
 
+REGION_PRIOR = 0.01
+"""What a sigmoid gives at first: from one half, short trainings do not get the background of small regions down."""
 UNET = "unet_bundle.networks.UNet"
 START = "unet_bundle.runtime.start_run"
 STARTED: list[Config] = [
@@ -34,7 +36,7 @@ def has_own_channels(plan: Model) -> bool:
 
 def network(plan: Model) -> Config:
     """The network as a component."""
-    return {"_target_": UNET, **plan.network}
+    return {"_target_": UNET, **plan.network, **({} if plan.regions is None else {"head_prior": REGION_PRIOR})}
 
 
 DICOM_MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"}
