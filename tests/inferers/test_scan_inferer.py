@@ -218,6 +218,9 @@ def test_less_memory_is_more_strips_and_the_same_labels(
         ({"memory": "0GB"}, "memory is '0GB'"),
         ({"output": "scores"}, "output must be one of labels, regions"),
         ({"precision": "half"}, "precision must be one of"),
+        ({"overlap": "half"}, "overlap must be at least 0 and below 1, not 'half'"),
+        ({"sw_batch_size": -1}, "sw_batch_size must be a whole number of 1 or more, not -1"),
+        ({"sw_batch_size": "many"}, "sw_batch_size must be a whole number of 1 or more, not 'many'"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any], named: str) -> None:

@@ -81,7 +81,14 @@ def test_from_no_model_and_no_label_to_one_that_is_served_and_back(
 
         names = sorted(path.name.removesuffix(".nii.gz") for path in scans.glob("hippo*"))
         answer = server.store(names[3], with_value(7, label_of(names[3]), tmp_path / "foreign.nii.gz"))
-        assert "value 7 of this label is no class of the model" in answer["warning"]
+        assert "left out of training: its label map has value 7" in answer["warning"]
+        form = {"params": "{}"}
+        path = "/infer/hippocampus?image=nothing"
+        assert "no scan of this name" in server.server.request("POST", path, status=400, data=form).text
+        with label_of(names[3]).open("rb") as file:
+            path = "/datastore/label?image=nothing&tag=final"
+            answer = server.server.request("PUT", path, status=400, data=form, files={"label": ("a.nii.gz", file)})
+        assert "no scan of this name" in answer.text
         for name in names[:3]:
             assert "warning" not in server.store(name, label_of(name))
         assert server.next_sample("spread")["id"] in names[4:]

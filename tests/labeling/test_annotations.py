@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from unet_bundle.labeling.annotations import split_cases, unknown_values, usable_cases, values_of_annotators
+from unet_bundle.labeling.annotations import reason_to_leave_out, split_cases, usable_cases, values_of_annotators
 from unet_bundle.planning.card import load_card
 from unet_bundle.training.trained_cases import Origin, read_trained_cases, write_trained_cases
 from unet_bundle.transforms import LabelValues
@@ -13,16 +13,29 @@ ROOT = Path(__file__).resolve().parents[2]
 KNOWN = {0, 1, 2}
 
 
-def case(folder: Path, name: str, *values: int) -> dict[str, str]:
-    labels = np.zeros((4, 4, 4), np.uint8)
+def case(folder: Path, name: str, *values: float, shift_mm: float = 0.0) -> dict[str, str]:
+    labels = np.zeros((4, 4, 4), np.int32 if all(isinstance(value, int) for value in values) else np.float32)
     labels.flat[: len(values)] = values
-    nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / f"{name}_label.nii.gz")
+    affine = np.eye(4)
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), affine), folder / f"{name}.nii.gz")
+    affine[:3, 3] = shift_mm
+    nib.save(nib.Nifti1Image(labels, affine), folder / f"{name}_label.nii.gz")
     return {"image": str(folder / f"{name}.nii.gz"), "label": str(folder / f"{name}_label.nii.gz")}
 
 
-def test_a_class_that_the_bundle_does_not_know_is_named(tmp_path: Path):
-    assert unknown_values(case(tmp_path, "a", 1, 7, 9)["label"], KNOWN) == [7, 9]
-    assert unknown_values(case(tmp_path, "b", 2)["label"], KNOWN) == []
+@pytest.mark.parametrize(
+    ("values", "named"), [((1, 7, 9), "values 7, 9,"), ((1, 0.5), "value 0.5,"), ((1000000,), "value 1000000,")]
+)
+def test_a_value_that_the_bundle_does_not_know_is_named(tmp_path: Path, values: tuple[float, ...], named: str):
+    reason = reason_to_leave_out(case(tmp_path, "a", *values), KNOWN)
+    assert reason == f"its label map has {named} which the bundle has no class for"
+
+
+def test_a_label_map_off_the_grid_of_its_scan_would_end_the_training_of_all_others(tmp_path: Path):
+    assert reason_to_leave_out(case(tmp_path, "a", 2), KNOWN) is None
+    shifted = reason_to_leave_out(case(tmp_path, "b", 2, shift_mm=7.0), KNOWN)
+    assert shifted is not None
+    assert "its label map is not on the scan's grid" in shifted
 
 
 def test_cases_that_cannot_be_trained_on_are_left_out_with_the_reason(tmp_path: Path):

@@ -26,6 +26,12 @@ def test_nothing_is_downloaded_and_the_pacs_is_asked_for_the_bundles_modality(se
     assert settings["PATH"].split(":")[0] == str(PYTHON.parent), "else MONAI Label would fetch programs that lie there"
 
 
+def test_scans_that_clients_send_stay_in_its_folder(server: Server):
+    settings = server.environment(PYTHON, {})
+    for name in ("MONAI_LABEL_SESSION_PATH", "MONAI_LABEL_DICOMWEB_CACHE_PATH"):
+        assert Path(settings[name]).is_relative_to(server.folder.resolve())
+
+
 def test_what_a_person_has_set_stays(server: Server):
     given = {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": "{}"}
     assert server.environment(PYTHON, given)["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"] == "{}"

@@ -128,6 +128,8 @@ class ScanInferer(Inferer):
         _check("activation", activation, ACTIVATIONS)
         _check("probability_type", probability_type, tuple(SHARE_TYPES))
         check_folder(scratch_dir)
+        if not isinstance(sw_batch_size, int) or sw_batch_size < 1:
+            raise ConfigError(f"sw_batch_size must be a whole number of 1 or more, not {sw_batch_size!r}")
         if len(set(mirror_axes)) < len(mirror_axes) or not set(mirror_axes) <= {0, 1, 2}:
             raise ConfigError(f"mirror_axes must be different axes from 0 on, at most 2, not {mirror_axes!r}")
         self.output, self.memory, self.separate_slices = output, memory, separate_slices

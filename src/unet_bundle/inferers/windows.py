@@ -49,7 +49,8 @@ class WindowSettings:
         if self.mode != NNUNET:
             look_up_option(self.mode, BlendMode)
         look_up_option(self.padding_mode, PytorchPadMode)
-        if not all(0 <= share < 1 for share in np.ravel(self.overlap)):
+        shares = np.ravel(self.overlap)
+        if shares.dtype.kind not in "iuf" or not all(0 <= share < 1 for share in shares):
             raise ConfigError(f"overlap must be at least 0 and below 1, not {self.overlap!r}")
         if self.spacing not in WINDOW_SPACINGS:
             raise ConfigError(f"window_spacing must be one of {', '.join(WINDOW_SPACINGS)}, not {self.spacing!r}")

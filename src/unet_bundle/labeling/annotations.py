@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from unet_bundle.errors import InputError
+from unet_bundle.geometry import grid_difference
 from unet_bundle.io import LoadImaged, case_name
 from unet_bundle.training.trained_cases import TrainedCases
 
@@ -19,40 +19,40 @@ Case = Mapping[str, str]
 """``image`` and ``label``, paths."""
 
 
-def unknown_values(label: str | Path, known: Iterable[int]) -> list[int]:
-    """Values of a label map that the bundle has no class for.
+def reason_to_leave_out(case: Case, known: Iterable[int]) -> str | None:
+    """Why a case cannot be trained on; None if it can.
 
     Args:
-        label: its file.
+        case: its files.
         known: values of the bundle's classes, with the background.
-
-    Raises:
-        InputError: it cannot be read.
     """
-    labels = LoadImaged(keys="label")({"label": str(label)})["label"].numpy()
-    return sorted(int(value) for value in set(np.unique(labels).tolist()) - set(known))
+    try:
+        loaded = LoadImaged(keys=("label", "image"))({"label": case["label"], "image": case["image"]})
+    except InputError as error:
+        return str(error)
+    labels, image = loaded["label"], loaded["image"]
+    difference = grid_difference(labels.shape[1:], labels.affine, image.shape[1:], image.affine)
+    if difference:
+        return f"its label map is not on the scan's grid ({difference})"
+    unknown = sorted(set(np.unique(labels.numpy()).tolist()) - set(known))
+    return f"its label map has {_listed(unknown)}, which the bundle has no class for" if unknown else None
 
 
 def usable_cases(cases: Sequence[Case], known: Iterable[int]) -> tuple[list[Case], dict[str, str]]:
     """Cases that can be trained on, and why the others cannot, by name.
 
     A label map with a class that the bundle does not know is left out as a whole: to take the class for background
-    would teach the network that it is not there.
+    would teach the network that it is not there. One off its scan's grid would end the training of all others.
     """
     known = set(known)
     usable: list[Case] = []
     left_out: dict[str, str] = {}
     for case in cases:
-        name = case_name(case["image"])
-        try:
-            values = unknown_values(case["label"], known)
-        except InputError as error:
-            left_out[name] = str(error)
-            continue
-        if values:
-            left_out[name] = f"its label map has {_listed(values)}, which the bundle has no class for"
-        else:
+        reason = reason_to_leave_out(case, known)
+        if reason is None:
             usable.append(case)
+        else:
+            left_out[case_name(case["image"])] = reason
     return usable, left_out
 
 
@@ -99,5 +99,5 @@ def _place(case: Case) -> float:
     return int(hashlib.sha256(case_name(case["image"]).encode()).hexdigest()[:12], 16) / 16**12
 
 
-def _listed(values: Sequence[int]) -> str:
-    return f"value{'' if len(values) == 1 else 's'} {', '.join(map(str, values))}"
+def _listed(values: Sequence[float]) -> str:
+    return f"value{'' if len(values) == 1 else 's'} {', '.join(f'{value:.15g}' for value in values)}"

@@ -13,16 +13,17 @@ import requests
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.exception import ImageNotFoundException
 from monailabel.utils.async_tasks.utils import background_executors, background_processes
 
 from unet_bundle.errors import InputError
-from unet_bundle.labeling.annotations import unknown_values
+from unet_bundle.labeling.annotations import reason_to_leave_out
 from unet_bundle.labeling.datastore import PacsDatastore
 from unet_bundle.labeling.dicom import DicomTools, download_series
 from unet_bundle.labeling.ending import end_tasks_with_server
 from unet_bundle.labeling.segmenting import ServedBundle
 from unet_bundle.labeling.storing import by_values
-from unet_bundle.labeling.tasks import GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, answering
+from unet_bundle.labeling.tasks import NO_SCAN, GoBack, Segment, SegmentMany, Spread, Train, Uncertainty, answering
 from unet_bundle.labeling.viewer import serve_viewer
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,10 @@ class UnetBundleApp(MONAILabelApp):
         def saved(image_id: str, label: str, tag: str, info: dict[str, Any], *rest: Any) -> str:
             listed = (info or {}).get("label_info")
             with by_values(label, listed, {"background": 0, **self.bundle.labels}) as stored:
-                label_id: str = save(image_id, stored, tag, info, *rest)
+                try:
+                    label_id: str = save(image_id, stored, tag, info, *rest)
+                except ImageNotFoundException as error:
+                    raise InputError(NO_SCAN) from error
             return label_id
 
         datastore.save_label = answering(saved)
@@ -105,18 +109,11 @@ class UnetBundleApp(MONAILabelApp):
         uri = LocalDatastore.get_label_uri(self.datastore(), label_id, DefaultLabelTag.FINAL)
         if not uri or not Path(uri).is_file():
             return answer
-        try:
-            unknown = unknown_values(uri, self.bundle.values)
-        except InputError as error:
-            answer["warning"] = str(error)
-            unknown = []
-        if unknown:
-            answer["warning"] = (
-                f"value {', '.join(map(str, unknown))} of this label is no class of the model "
-                f"({', '.join(f'{value} {name}' for name, value in self.bundle.labels.items())}): it is stored, but "
-                "left out of training"
-            )
-        if "warning" in answer:
+        image = LocalDatastore.get_image_uri(self.datastore(), image_id)
+        reason = reason_to_leave_out({"image": image, "label": uri}, self.bundle.values)
+        if reason is not None:
+            classes = ", ".join(f"{value} {name}" for name, value in self.bundle.labels.items())
+            answer["warning"] = f"stored, but left out of training: {reason} (classes: {classes})"
             logger.warning("%s: %s", image_id, answer["warning"])
         else:
             self.new_labels += 1

@@ -36,7 +36,7 @@ class Server:
     Attributes:
         bundle: folder.
         studies: folder of scans, or URL of a DICOMweb service.
-        folder: for the app, its logs and the scans it fetches.
+        folder: for the app, its logs, the scans it fetches and those that clients send.
         host: address to listen on.
         port: alike.
         train_every: new labels that start a training; 0: none does.
@@ -99,6 +99,7 @@ class Server:
             "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(FORMATS),
             "MONAI_LABEL_TRACKING_ENABLED": "false",
             "MONAI_LABEL_DICOMWEB_CACHE_PATH": str((self.folder / "cache").resolve()),
+            "MONAI_LABEL_SESSION_PATH": str((self.folder / "sessions").resolve()),
             "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": str(LISTED_AGAIN_S),
         }
         modality = reading_options(self.bundle).get("modality")

@@ -43,6 +43,7 @@ ONE_LABEL = (
     "there is one label to train on, and none to tell by whether the new model is better than the one that is served:"
     " store a second one as final"
 )
+NO_SCAN = "the server has no scan of this name"
 NEW_OF_PACS = 8
 """Series of a PACS that are fetched to be looked at each time someone asks for the next one."""
 
@@ -99,6 +100,8 @@ class Segment(InferTask):
         start = time.monotonic()
         options = {name: request[name] for name in self.options if name in request}
         image = request["image"]
+        if not image:  # MONAI Label's word for a scan that it does not have; as a path, it would be this folder
+            raise refused(InputError(NO_SCAN))
         try:
             labels = self.bundle.segment(image, name_to_device(_first(request.get("device")) or "cuda"), options)
         except UnetBundleError as error:
