@@ -199,6 +199,8 @@ def own_app(folder: Path, bundle: Path, studies: str | Path, *options: str, **se
     line += ["--environment", ENVIRONMENT, "--folder", folder / "label", "--port", str(port), *options]
     url = f"http://127.0.0.1:{port}"
     with running(line, folder, url, f"{url}/info/", env=environment, cwd=folder) as server:
+        (scratch,) = (folder / "label").glob(".scratch_*")
         yield LabelServer(server)
     assert server.process.returncode == 143, server.end
+    assert not scratch.exists(), "files of scans that requests left behind go with the server"
     assert not _answers(f"{url}/info/", None)

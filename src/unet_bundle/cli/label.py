@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ def run(args: argparse.Namespace) -> int:
     python = find_python(args.environment)
     server.prepare()
     say(server.how_to_connect())
-    with subprocess.Popen(server.command(python), env=server.environment(python, os.environ)) as process:  # noqa: S603
+    # MONAI Label leaves files of scans behind it where a request is refused: they go with the server.
+    scratch = tempfile.TemporaryDirectory(prefix=".scratch_", dir=args.folder.resolve(), ignore_cleanup_errors=True)
+    environment = {**server.environment(python, os.environ), "TMPDIR": scratch.name}
+    with scratch, subprocess.Popen(server.command(python), env=environment) as process:  # noqa: S603
         ended = _pass_on_sigterm(process)
         try:
             status = process.wait()
