@@ -243,7 +243,7 @@ def test_a_folder_of_scans_is_refused_with_what_to_do(scans: list[Path], predict
         predictor(scans[0].parent)
 
 
-def test_a_picture_beside_a_series_without_the_mark_of_dicom_is_left_alone(
+def test_what_lies_beside_a_series_without_the_mark_of_dicom_is_left_alone(
     synthetic: ModuleType, predictor: Predictor, tmp_path: Path
 ) -> None:
     series = synthetic.write_series(tmp_path / "series", shape=(20, 20, 6), modality="MR")
@@ -252,9 +252,11 @@ def test_a_picture_beside_a_series_without_the_mark_of_dicom_is_left_alone(
         pydicom.dcmwrite(file, pydicom.Dataset(dataset), implicit_vr=True, little_endian=True)
     expected = predictor.prepared(series.folder)["image"]
     (series.folder / "preview.png").write_bytes(b"\x89PNG\r\n")
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), series.folder / "copy.nii")
     found = predictor.prepared(series.folder)["image"]
     assert torch.equal(found.as_tensor(), expected.as_tensor())
-    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), series.folder / "other.nii")
+    for file in series.files:
+        file.write_bytes(b"\x08\x00" + bytes(4000))  # begins as old files do, and has no UID of DICOM's
     with pytest.raises(InputError, match="holds no DICOM series but 2 other scans"):
         predictor(series.folder)
 
