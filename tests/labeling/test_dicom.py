@@ -10,12 +10,17 @@ dicomweb_client = pytest.importorskip("dicomweb_client")
 pydicom = pytest.importorskip("pydicom")
 
 
-def test_a_series_comes_whole_or_not_at_all(dicomweb_server, synthetic, tmp_path):
+@pytest.fixture
+def held(dicomweb_server, synthetic, tmp_path):
+    """A series that a PACS holds: its files, its UID and its study's, a client, and its folder in the cache."""
     series = synthetic.write_series(tmp_path / "sent")
     uid = dicomweb_server.hold(series.files)
     study = pydicom.dcmread(series.files[0]).StudyInstanceUID
-    client = dicomweb_client.DICOMwebClient(dicomweb_server.url)
-    folder = tmp_path / "cache" / uid
+    return series, uid, study, dicomweb_client.DICOMwebClient(dicomweb_server.url), tmp_path / "cache" / uid
+
+
+def test_a_series_comes_whole_or_not_at_all(dicomweb_server, held, tmp_path):
+    series, uid, study, client, folder = held
     download_series(study, uid, str(folder), client)
     fetched = {dataset.SOPInstanceUID: dataset for dataset in map(pydicom.dcmread, folder.iterdir())}
     assert {dataset.SOPInstanceUID: dataset for dataset in map(pydicom.dcmread, series.files)} == fetched
@@ -27,12 +32,8 @@ def test_a_series_comes_whole_or_not_at_all(dicomweb_server, synthetic, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "sent"], "nothing is left of it"
 
 
-def test_a_series_that_is_asked_for_twice_at_once_is_never_seen_in_part(dicomweb_server, synthetic, tmp_path):
-    series = synthetic.write_series(tmp_path / "sent")
-    uid = dicomweb_server.hold(series.files)
-    study = pydicom.dcmread(series.files[0]).StudyInstanceUID
-    client = dicomweb_client.DICOMwebClient(dicomweb_server.url)
-    folder = tmp_path / "cache" / uid
+def test_a_series_that_is_asked_for_twice_at_once_is_never_seen_in_part(dicomweb_server, held, tmp_path):
+    series, uid, study, client, folder = held
     dicomweb_server.pause = threading.Event()
     first = threading.Thread(target=download_series, args=(study, uid, str(folder), client))
     first.start()
